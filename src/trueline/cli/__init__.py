@@ -1,0 +1,5 @@
+"""The command line: `trueline VERB ...`."""
+
+from trueline.cli.app import main
+
+__all__ = ["main"]

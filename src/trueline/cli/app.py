@@ -1,0 +1,54 @@
+"""The application: one module a verb, and the conventions they share.
+
+Progress and tables go to stderr; ``--json`` prints one JSON document on stdout; bad input is one
+line on stderr and exit code 2. Verb modules import nothing heavy at the top, so that
+``trueline --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from trueline.cli import data
+from trueline.errors import UserError
+
+app = typer.Typer(
+    name="trueline",
+    help="Align language models to be safe and preferred, and show whether and why it worked.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data.app, name="data")
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(version("trueline"))
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Align language models to be safe and preferred, and show whether and why it worked."""
+
+
+def main() -> None:
+    """The console entry point: bad input becomes one clear line and exit code 2."""
+    try:
+        app()
+    except (UserError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

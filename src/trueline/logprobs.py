@@ -1,0 +1,122 @@
+"""Log-probabilities of completions: the only thing an objective sees of a model.
+
+All values are natural logarithms (nats) in float32 or float64, summed over a completion's tokens
+unless a name says otherwise. ``length`` counts scored tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CompletionLogProbs:
+    """Log-probs of B completions under the policy and, where there is one, the reference.
+
+    Args:
+        policy: (B,) sums over completion tokens, nats.
+        length: (B,) numbers of scored tokens.
+        reference: (B,) sums under the reference model, nats; None where there is no reference.
+
+    Raises:
+        ValueError: shapes differ, or a length is not positive.
+
+    Example:
+        >>> import torch
+        >>> c = CompletionLogProbs(torch.tensor([-4.0]), torch.tensor([2]), torch.tensor([-5.0]))
+        >>> c.log_ratio.item(), c.mean.item()
+        (1.0, -2.0)
+    """
+
+    policy: Tensor
+    length: Tensor
+    reference: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("policy", "length", "reference"):
+            value = getattr(self, name)
+            if value is not None and (value.dim() != 1 or value.shape != self.policy.shape):
+                raise ValueError(
+                    f"{name} must have shape ({self.policy.numel()},) like policy, "
+                    f"got {tuple(value.shape)}"
+                )
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """(B,) log pi_theta(y|x) - log pi_ref(y|x), nats. Raises ValueError without a reference."""
+        if self.reference is None:
+            raise ValueError(
+                "this objective needs reference log-probs, and there are none; "
+                "give a reference model or choose a reference-free objective"
+            )
+        return self.policy - self.reference
+
+    @property
+    def mean(self) -> Tensor:
+        """(B,) log pi_theta(y|x) / |y|, nats per token."""
+        return self.policy / self.length
+
+    def __len__(self) -> int:
+        return self.policy.numel()
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> CompletionLogProbs:
+        """Apply ``function`` to every tensor: indexing, moving, casting, detaching."""
+        reference = None if self.reference is None else function(self.reference)
+        return CompletionLogProbs(function(self.policy), function(self.length), reference)
+
+
+@dataclass(frozen=True)
+class PairedLogProbs:
+    """B preference pairs: ``chosen`` and ``rejected`` completions of the same B prompts."""
+
+    chosen: CompletionLogProbs
+    rejected: CompletionLogProbs
+
+    def __post_init__(self) -> None:
+        if len(self.chosen) != len(self.rejected):
+            raise ValueError(
+                f"chosen and rejected must pair up, got {len(self.chosen)} and {len(self.rejected)}"
+            )
+
+    @property
+    def margin(self) -> Tensor:
+        """(B,) log-ratio of chosen minus log-ratio of rejected, nats."""
+        return self.chosen.log_ratio - self.rejected.log_ratio
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> PairedLogProbs:
+        """Apply ``function`` to every tensor."""
+        return PairedLogProbs(self.chosen.map(function), self.rejected.map(function))
+
+
+@dataclass(frozen=True)
+class UnpairedLogProbs:
+    """B completions, each desirable or not: ``desirable`` is a (B,) bool tensor."""
+
+    completions: CompletionLogProbs
+    desirable: Tensor
+
+    def __post_init__(self) -> None:
+        if self.desirable.dtype != torch.bool or self.desirable.shape != (len(self.completions),):
+            raise ValueError(
+                f"desirable must be a bool tensor of shape ({len(self.completions)},), "
+                f"got {self.desirable.dtype} {tuple(self.desirable.shape)}"
+            )
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """(B,) log-ratios of all completions, nats."""
+        return self.completions.log_ratio
+
+    def __len__(self) -> int:
+        return len(self.completions)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> UnpairedLogProbs:
+        """Apply ``function`` to every tensor."""
+        return UnpairedLogProbs(self.completions.map(function), function(self.desirable))

@@ -1,0 +1,120 @@
+"""What measurements become: named values with their uncertainty, findings, and the run manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A named value with its interval and the number of observations behind it.
+
+    ``value`` is None where nothing was scored: missing is never 0.0. ``low`` and ``high`` bound
+    the interval at ``level`` (0.95 unless said), or are None where no interval is defined.
+    """
+
+    name: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    level: float = 0.95
+    unit: str = ""
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return "unscored"
+        percent = self.unit == "rate"
+        show = (lambda x: f"{100 * x:.1f}%") if percent else (lambda x: f"{x:.4g}")
+        if self.low is None or self.high is None:
+            return show(self.value)
+        return f"{show(self.value)} [{show(self.low)}, {show(self.high)}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One diagnostic's or evaluation's result: numbers, a verdict in plain words, what to try.
+
+    ``figures`` holds plain data (lists and numbers) that the report draws; never HTML.
+    """
+
+    name: str
+    summary: str
+    metrics: Sequence[Metric] = ()
+    advice: str = ""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Metric:
+        for metric in self.metrics:
+            if metric.name == name:
+                return metric
+        raise KeyError(f"no metric {name!r} in {self.name}; it has {[m.name for m in self.metrics]}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready data; :meth:`from_dict` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Finding:
+        """The finding that :meth:`to_dict` wrote."""
+        metrics = tuple(Metric(**metric) for metric in value.get("metrics", ()))
+        return cls(**{**value, "metrics": metrics})
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the whole new one, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n", "utf-8")
+    os.replace(part, path)
+
+
+def save_findings(run: str | os.PathLike[str], findings: Sequence[Finding]) -> None:
+    """Write ``findings.json`` in a run directory."""
+    write_json(Path(run) / "findings.json", [finding.to_dict() for finding in findings])
+
+
+def load_findings(run: str | os.PathLike[str]) -> list[Finding]:
+    """Read ``findings.json`` of a run directory; an empty list where there is none."""
+    path = Path(run) / "findings.json"
+    if not path.exists():
+        return []
+    return [Finding.from_dict(value) for value in json.loads(path.read_text("utf-8"))]
+
+
+def manifest(**facts: Any) -> dict[str, Any]:
+    """What it takes to run this again: versions, machine, git revision, and the given facts."""
+    packages = ("trueline", "torch", "transformers", "accelerate", "peft", "datasets", "numpy")
+    versions: dict[str, str] = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": versions,
+        "machine": {"system": platform.system(), "machine": platform.machine()},
+        "git": _git_revision(),
+        **facts,
+    }
+
+
+def _git_revision() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
