@@ -1,0 +1,178 @@
+"""The fast path equals the naive computation, in value and in gradient, on every architecture."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import transformers as tf
+
+from trueline import scoring
+from trueline.batching import Branch, TokenTree, pack
+from trueline.scoring import Scorer, head_log_probs, plain_log_probs
+
+SIZE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 61,
+    "max_position_embeddings": 128,
+}
+NEOX = {key: value for key, value in SIZE.items() if key != "num_key_value_heads"}
+GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 61, "n_positions": 128}
+ARCHITECTURES = {
+    "llama": lambda: tf.LlamaConfig(**SIZE),
+    "qwen3": lambda: tf.Qwen3Config(**SIZE, head_dim=8),
+    "mistral-window": lambda: tf.MistralConfig(**SIZE, sliding_window=6),
+    "gemma": lambda: tf.GemmaConfig(**SIZE, head_dim=8),
+    "gemma2-softcap": lambda: tf.Gemma2Config(**SIZE, head_dim=8, sliding_window=6),
+    "gemma3": lambda: tf.Gemma3TextConfig(**SIZE, head_dim=8, sliding_window=6),
+    "gpt2": lambda: tf.GPT2Config(**GPT2),
+    "gpt-neox": lambda: tf.GPTNeoXConfig(**NEOX),
+}
+
+
+def make_model(name, attention="sdpa", dtype=torch.float64):
+    torch.manual_seed(0)
+    model = tf.AutoModelForCausalLM.from_config(
+        ARCHITECTURES[name](), attn_implementation=attention
+    )
+    return model.to(dtype).eval()
+
+
+def make_trees(seed=0, count=3, vocabulary=61):
+    rng = np.random.default_rng(seed)
+
+    def branch(n):
+        mask = np.ones(n, dtype=bool)
+        mask[1 : n // 3] = False  # a branch may hold tokens that are not scored
+        return Branch(rng.integers(3, vocabulary, n).astype(np.int32), mask)
+
+    return [
+        TokenTree(
+            rng.integers(3, vocabulary, int(rng.integers(1, 12))).astype(np.int32),
+            (branch(int(rng.integers(1, 9))), branch(int(rng.integers(1, 14)))),
+            (True, False),
+        )
+        for _ in range(count)
+    ]
+
+
+def naive_log_probs(model, trees):
+    """One unpadded row a completion through the ordinary forward: the independent truth."""
+    pieces = []
+    for tree in trees:
+        for branch in tree.branches:
+            row = torch.from_numpy(np.concatenate([tree.prompt, branch.ids]).astype(np.int64))
+            logps = model(input_ids=row[None], use_cache=False).logits[0].log_softmax(-1)
+            at = torch.from_numpy(np.flatnonzero(branch.mask)) + len(tree.prompt)
+            pieces.append(logps[at - 1, row[at]])
+    return torch.cat(pieces)
+
+
+def value_and_gradient(model, score):
+    model.zero_grad()
+    values = score()
+    (values * torch.linspace(-1, 2, len(values), dtype=values.dtype)).sum().backward()
+    return values.detach(), {n: p.grad.clone() for n, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_fast_path_equals_naive(name, attention):
+    if name.startswith("gemma2") and attention == "sdpa":
+        pytest.skip("transformers has no sdpa for soft-capped attention")
+    trees = make_trees()
+    naive = make_model(name, attention)
+    fast = copy.deepcopy(naive)
+    truth, truth_gradient = value_and_gradient(naive, lambda: naive_log_probs(naive, trees))
+    for share in (True, False):
+        scorer = Scorer(fast, share=share)
+        assert scorer.fast, "the architecture is listed as verified"
+        values, gradient = value_and_gradient(fast, lambda: scorer(trees))  # noqa: B023
+        scorer.detach()
+        torch.testing.assert_close(values, truth, rtol=1e-6, atol=1e-6)
+        for key, expected in truth_gradient.items():
+            torch.testing.assert_close(gradient[key], expected, rtol=1e-5, atol=2e-6, msg=key)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2-softcap", "gpt2"])
+def test_gradient_checkpointing_changes_nothing(name):
+    trees = make_trees()
+    model = make_model(name, "eager").train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    scorer = Scorer(model)
+    values, gradient = value_and_gradient(model, lambda: scorer(trees))
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    again, gradient_again = value_and_gradient(model, lambda: scorer(trees))
+    torch.testing.assert_close(values, again)
+    for key in gradient:
+        torch.testing.assert_close(gradient[key], gradient_again[key], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_chunked_head_equals_full_logits(monkeypatch, softcap):
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 50, bias=True).double()
+    hidden = torch.randn(13, 8, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, 50, (13,))
+    upstream = torch.randn(13, dtype=torch.float64)
+
+    def run(function):
+        inputs = [hidden, head.weight, head.bias]
+        out = function()
+        return [out.detach(), *torch.autograd.grad(out, inputs, upstream)]
+
+    def full():
+        logits = head(hidden)
+        logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+        return logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+
+    truth = run(full)
+    for elements in (50, 200, 1 << 20):  # one row, four rows, everything at once
+        monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", elements)
+        for got, expected in zip(
+            run(lambda: head_log_probs(head, hidden, targets, softcap=softcap)), truth, strict=True
+        ):
+            torch.testing.assert_close(got, expected)
+
+
+def test_a_model_that_fails_the_check_takes_the_plain_path(monkeypatch, caplog):
+    model = make_model("llama")
+    monkeypatch.setattr(
+        scoring, "packed_log_probs", lambda core, batch: torch.zeros(len(batch.targets))
+    )
+    scorer = Scorer(model)
+    assert not scorer.fast
+    assert "plain scoring path" in caplog.text
+    trees = make_trees()
+    torch.testing.assert_close(
+        scorer(trees), naive_log_probs(model, trees), rtol=1e-6, atol=1e-6
+    )
+
+
+def test_plain_path_pads_without_effect():
+    model, trees = make_model("gpt-neox"), make_trees(1, 4)
+    torch.testing.assert_close(
+        plain_log_probs(model, pack(trees), trees),
+        naive_log_probs(model, trees),
+        rtol=1e-6,
+        atol=1e-6,
+    )
+
+
+def test_saving_and_generating_are_untouched(tmp_path):
+    model = make_model("llama", dtype=torch.float32)
+    scorer = Scorer(model)
+    ids = torch.tensor([[5, 6, 7]])
+    generated = model.generate(ids, max_new_tokens=5, do_sample=False, pad_token_id=0)
+    model.save_pretrained(tmp_path)
+    scorer.detach()
+    again = tf.AutoModelForCausalLM.from_pretrained(tmp_path)
+    expected = again.generate(ids, max_new_tokens=5, do_sample=False, pad_token_id=0)
+    assert generated.tolist() == expected.tolist()
+    assert "trueline" not in (tmp_path / "config.json").read_text()
