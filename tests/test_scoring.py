@@ -150,9 +150,7 @@ def test_a_model_that_fails_the_check_takes_the_plain_path(monkeypatch, caplog):
     assert not scorer.fast
     assert "plain scoring path" in caplog.text
     trees = make_trees()
-    torch.testing.assert_close(
-        scorer(trees), naive_log_probs(model, trees), rtol=1e-6, atol=1e-6
-    )
+    torch.testing.assert_close(scorer(trees), naive_log_probs(model, trees), rtol=1e-6, atol=1e-6)
 
 
 def test_plain_path_pads_without_effect():

@@ -268,7 +268,9 @@ def view(example: Example, tree: TokenTree, layout: View) -> Iterator[TokenTree]
         for chosen, rejected in example.pairs:
             yield replace(tree.keep((chosen, rejected)), desirable=(True, False))
         return
-    labels = {(i, c.desirable) for i, c in enumerate(example.completions) if c.desirable is not None}
+    labels = {
+        (i, c.desirable) for i, c in enumerate(example.completions) if c.desirable is not None
+    }
     for chosen, rejected in example.pairs:
         labels |= {(chosen, True), (rejected, False)}
     if layout == "completion":
@@ -284,9 +286,7 @@ def view(example: Example, tree: TokenTree, layout: View) -> Iterator[TokenTree]
             "completion, label, or preference pairs) and the row has none"
         )
     ordered = sorted(labels, key=lambda item: (item[0], not item[1]))
-    yield replace(
-        tree.keep([i for i, _ in ordered]), desirable=tuple(bool(d) for _, d in ordered)
-    )
+    yield replace(tree.keep([i for i, _ in ordered]), desirable=tuple(bool(d) for _, d in ordered))
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,10 +97,19 @@ class PairedLogProbs:
 
 @dataclass(frozen=True)
 class UnpairedLogProbs:
-    """B completions, each desirable or not: ``desirable`` is a (B,) bool tensor."""
+    """B completions, each desirable or not.
+
+    Args:
+        completions: their log-probs.
+        desirable: (B,) bool.
+        counts: numbers of desirable and undesirable completions in the whole effective batch, where
+            this is a part of it (a micro-batch, a rank); class means divide by them, so that parts
+            add up to the whole. None where this is the whole.
+    """
 
     completions: CompletionLogProbs
     desirable: Tensor
+    counts: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.desirable.dtype != torch.bool or self.desirable.shape != (len(self.completions),):
@@ -114,9 +123,24 @@ class UnpairedLogProbs:
         """(B,) log-ratios of all completions, nats."""
         return self.completions.log_ratio
 
+    def desirable_mean(self, values: Tensor) -> Tensor:
+        """Mean of (B,) ``values`` over the desirable completions: E+; a connected 0 if none."""
+        return self._class_mean(values, self.desirable, 0)
+
+    def undesirable_mean(self, values: Tensor) -> Tensor:
+        """Mean of (B,) ``values`` over the undesirable completions: E-; a connected 0 if none."""
+        return self._class_mean(values, ~self.desirable, 1)
+
+    def _class_mean(self, values: Tensor, members: Tensor, index: int) -> Tensor:
+        count = members.sum() if self.counts is None else self.counts[index]
+        total = values.masked_fill(~members, 0.0).sum()
+        return total / max(int(count), 1)
+
     def __len__(self) -> int:
         return len(self.completions)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> UnpairedLogProbs:
         """Apply ``function`` to every tensor."""
-        return UnpairedLogProbs(self.completions.map(function), function(self.desirable))
+        return UnpairedLogProbs(
+            self.completions.map(function), function(self.desirable), self.counts
+        )

@@ -57,7 +57,9 @@ class Finding:
         for metric in self.metrics:
             if metric.name == name:
                 return metric
-        raise KeyError(f"no metric {name!r} in {self.name}; it has {[m.name for m in self.metrics]}")
+        raise KeyError(
+            f"no metric {name!r} in {self.name}; it has {[m.name for m in self.metrics]}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready data; :meth:`from_dict` reads it back."""

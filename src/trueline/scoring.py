@@ -82,7 +82,13 @@ def packed_attention(
         else:
             outputs.append(
                 F.scaled_dot_product_attention(
-                    q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling, is_causal=mask is None
+                    q,
+                    k,
+                    v,
+                    attn_mask=mask,
+                    dropout_p=dropout,
+                    scale=scaling,
+                    is_causal=mask is None,
                 )
             )
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
@@ -228,9 +234,7 @@ def plain_log_probs(model: nn.Module, batch: PackedBatch, trees: Sequence[TokenT
         ids[i, : len(row)] = torch.from_numpy(row)
         mask[i, : len(row)] = 1
     device = batch.input_ids.device
-    logits = model(
-        input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
-    ).logits
+    logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
     pieces = []
     flat = ((t, b) for t in trees for b in t.branches)
     for i, (tree, branch) in enumerate(flat):

@@ -1,0 +1,230 @@
+"""What an objective is to the rest of Trueline: a pure function and the facts about it.
+
+Every objective is a function of log-probs alone. The decorator :func:`objective` declares, once,
+what the trainer, the command line and the documentation need to know about it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+from trueline.batching import View
+from trueline.errors import UserError
+from trueline.logprobs import CompletionLogProbs, PairedLogProbs, UnpairedLogProbs
+from trueline.registry import Registry, nearest
+
+LogProbs: TypeAlias = CompletionLogProbs | PairedLogProbs | UnpairedLogProbs
+Function = TypeVar("Function", bound=Callable[..., Tensor])
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A scalar of the whole effective batch that an objective takes as an argument, detached.
+
+    Args:
+        argument: the objective's keyword that it fills.
+        measure: (log-probs, options of the objective it names) -> 0-dim tensor.
+        of: ``"batch"`` measures the batch itself; ``"mismatched"`` measures completions scored
+            behind other examples' prompts (KTO's baseline).
+        decay: in exact coupling, the moving average's decay; 0 is the present batch alone.
+        log_space: average exp(value) rather than the value, in log space.
+    """
+
+    argument: str
+    measure: Callable[..., Tensor]
+    of: Literal["batch", "mismatched"] = "batch"
+    decay: float = 0.0
+    log_space: bool = False
+
+
+@dataclass(frozen=True)
+class Objective:
+    """An objective's function with the facts declared about it.
+
+    ``coupled`` says that the function returns one scalar whose gradient depends on the whole
+    effective batch (a normalizer, a sort); any other returns (B,) losses to be averaged.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    layout: View
+    reference: bool
+    coupled: bool
+    statistic: Statistic | None
+    equation: str
+    estimates: str
+    source: str
+    metrics: Callable[..., Mapping[str, Tensor]] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """The first line of the function's docstring."""
+        return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
+
+
+OBJECTIVES: Registry[Objective] = Registry("objective")
+
+
+def objective(
+    name: str,
+    *,
+    layout: View,
+    equation: str,
+    source: str,
+    estimates: str = "",
+    reference: bool = True,
+    coupled: bool = False,
+    statistic: Statistic | None = None,
+    metrics: Callable[..., Mapping[str, Tensor]] | None = None,
+    aliases: Sequence[str] = (),
+) -> Callable[[Function], Function]:
+    """Register a function of log-probs as an objective; its keyword-only arguments are its options.
+
+    Args:
+        name: what ``loss_type`` calls it.
+        layout: ``"paired"`` (PairedLogProbs), ``"unpaired"`` (UnpairedLogProbs) or ``"completion"``
+            (CompletionLogProbs of the completions to imitate).
+        equation: one line, in plain text.
+        source: paper and equation.
+        estimates: the divergence its minimum is, where it is one.
+        reference: whether it reads reference log-probs.
+        coupled: whether it returns one scalar of the whole effective batch.
+        statistic: a scalar of the whole effective batch that it takes as an argument.
+        metrics: extra values to log, a function of the same log-probs.
+        aliases: other names, such as TRL's.
+    """
+
+    def register(function: Function) -> Function:
+        options = _options(function)
+        if statistic is not None:
+            options.pop(statistic.argument, None)
+        spec = Objective(
+            name, function, layout, reference, coupled, statistic,
+            equation, estimates, source, metrics, options,
+        )  # fmt: skip
+        OBJECTIVES.add(name, spec, aliases)
+        return function
+
+    return register
+
+
+def _options(function: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+@dataclass(frozen=True)
+class BoundObjective:
+    """An objective with its options, checked: what a training step calls.
+
+    Example:
+        >>> bind("dpo", {"beta": 0.2}).options["beta"]
+        0.2
+    """
+
+    spec: Objective
+    options: Mapping[str, Any]
+
+    @property
+    def layout(self) -> View:
+        return self.spec.layout
+
+    @property
+    def beta(self) -> float:
+        """The scale of rewards in metrics; 1 where the objective has no beta."""
+        return float(self.options.get("beta", 1.0))
+
+    def losses(self, batch: LogProbs, **statistics: Tensor) -> Tensor:
+        """(B,) losses, or the scalar of a coupled objective."""
+        return self.spec.function(batch, **self.options, **statistics)
+
+    def loss(self, batch: LogProbs, *, total: int | None = None, **statistics: Tensor) -> Tensor:
+        """The scalar loss; ``total`` is B of the whole where ``batch`` is a part of it."""
+        losses = self.losses(batch, **statistics)
+        if losses.dim() == 0:
+            return losses
+        return losses.sum() / (len(batch) if total is None else total)
+
+    def measure(self, batch: LogProbs) -> Tensor:
+        """The value of the objective's statistic on ``batch``, detached."""
+        assert self.spec.statistic is not None
+        return _call(self.spec.statistic.measure, batch, self.options).detach()
+
+    def metrics(self, batch: LogProbs) -> Mapping[str, Tensor]:
+        """The objective's own extra metrics."""
+        if self.spec.metrics is None:
+            return {}
+        return _call(self.spec.metrics, batch, self.options)
+
+
+def _call(function: Callable[..., Any], batch: LogProbs, options: Mapping[str, Any]) -> Any:
+    wanted = _options(function)
+    return function(batch, **{key: options[key] for key in wanted if key in options})
+
+
+def bind(name: str, options: Mapping[str, Any] | None = None) -> BoundObjective:
+    """Look up an objective and give it its options; unknown names and options are errors.
+
+    Raises:
+        UserError: the objective has no such option (it would have no effect).
+    """
+    spec = OBJECTIVES[name]
+    given = dict(options or {})
+    for key in given:
+        if key not in spec.options:
+            known = ", ".join(f"{k}={v}" for k, v in spec.options.items()) or "none"
+            raise UserError(
+                f"option {key!r} has no effect on objective {spec.name!r}"
+                f"{nearest(key, spec.options)} (its options: {known})"
+            )
+    return BoundObjective(spec, {**spec.options, **given})
+
+
+def assemble(
+    layout: View,
+    policy: Tensor,
+    length: Tensor,
+    reference: Tensor | None,
+    desirable: Tensor,
+    counts: tuple[int, int] | None = None,
+) -> LogProbs:
+    """(C,) values of completions in tree order as what an objective of ``layout`` takes.
+
+    Paired trees alternate chosen, rejected.
+    """
+    completions = CompletionLogProbs(policy, length, reference)
+    if layout == "completion":
+        return completions
+    if layout == "unpaired":
+        return UnpairedLogProbs(completions, desirable, counts)
+    return PairedLogProbs(
+        completions.map(lambda tensor: tensor[0::2]), completions.map(lambda tensor: tensor[1::2])
+    )
+
+
+def coefficients(loss: Callable[[Tensor], Tensor], policy: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss and dL/dlog pi of every completion, (C,): all a model learns from an objective.
+
+    Args:
+        loss: a scalar function of the (C,) policy log-probs.
+        policy: (C,) log-probs, nats.
+
+    Example:
+        >>> import torch
+        >>> _, c = coefficients(lambda logps: (logps * torch.tensor([2.0, -1.0])).sum(),
+        ...                     torch.tensor([-3.0, -4.0]))
+        >>> c.tolist()
+        [2.0, -1.0]
+    """
+    leaf = policy.detach().requires_grad_(True)
+    with torch.enable_grad():
+        value = loss(leaf)
+        (gradient,) = torch.autograd.grad(value, leaf)
+    return value.detach(), gradient

@@ -1,0 +1,245 @@
+"""Reference log-probs: computed once for each prompt and completion, kept by content.
+
+The key is what the value depends on and nothing else: the reference's weights and configuration,
+the precision, the prompt's and completion's token ids and the completion mask. Learning rate,
+seed, output folder and LoRA settings cannot make it miss, and nothing that matters can make it
+hit wrongly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+
+from trueline.batching import Branch, TokenTree
+from trueline.errors import UserError
+from trueline.scoring import Scorer, evaluating
+
+log = logging.getLogger(__name__)
+
+SAMPLES = 512
+"""Values of each tensor that the fingerprint reads, evenly spaced, first and last included."""
+
+SHARD_ROWS = 4096
+TOKEN_BUDGET = 8192
+"""Tokens scored in one forward pass while the cache is filled."""
+
+
+def fingerprint(model: nn.Module, precision: str) -> str:
+    """A content hash of a reference model: configuration, tensor names, shapes, types and evenly
+    spaced values of every tensor. Adapters are left out: with them off they do not matter.
+
+    Reading samples takes milliseconds where hashing a large model takes minutes; any training step
+    changes every sampled tensor, so distinct checkpoints differ.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    config = model.config.to_dict() if hasattr(model, "config") else {}
+    for noise in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"):
+        config.pop(noise, None)
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    digest.update(precision.encode())
+    for name, tensor in _base_tensors(model):
+        flat = tensor.detach().reshape(-1)
+        at = torch.linspace(0, len(flat) - 1, min(SAMPLES, len(flat)), device=flat.device).long()
+        values = flat[at].to(device="cpu", dtype=torch.float64).numpy()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _base_tensors(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor) and tensor.numel() and not _is_adapter(name):
+            clean = name.removeprefix("base_model.model.")
+            yield clean.replace(".base_layer.", ".").replace(".original_module.", "."), tensor
+
+
+def _is_adapter(name: str) -> bool:
+    return ".lora_" in name or ".modules_to_save." in name
+
+
+def completion_key(prompt: np.ndarray[Any, Any], branch: Branch) -> bytes:
+    """16 bytes that identify a prompt, a completion and its mask by their content."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(len(prompt).to_bytes(8, "little"))
+    for part in (prompt.astype(np.int32), branch.ids.astype(np.int32), branch.mask):
+        digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.digest()
+
+
+class ReferenceCache:
+    """Log-probs by content key, in memory and, given a folder, in append-only shards on disk.
+
+    A shard is one safetensors file with keys (N, 16), offsets (N + 1,) and per-token values; it is
+    written under another name and renamed, so that readers and other processes see whole shards
+    only. A shard whose checksum fails is set aside with a warning and its rows computed again.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self._sums: dict[bytes, float] = {}
+        self._pending: list[tuple[bytes, np.ndarray[Any, Any]]] = []
+        self._seen: set[str] = set()
+        self.refresh()
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._sums
+
+    def __getitem__(self, key: bytes) -> float:
+        return self._sums[key]
+
+    def __len__(self) -> int:
+        return len(self._sums)
+
+    def add(self, key: bytes, tokens: np.ndarray[Any, Any]) -> None:
+        """Keep one completion's per-token log-probs."""
+        if key in self._sums:
+            return
+        self._sums[key] = float(tokens.astype(np.float64).sum())
+        if self.folder is not None:
+            self._pending.append((key, tokens.astype(np.float32)))
+            if len(self._pending) >= SHARD_ROWS:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what is not on disk yet as one shard."""
+        if self.folder is None or not self._pending:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        arrays = {
+            "keys": np.stack([np.frombuffer(key, dtype=np.uint8) for key, _ in self._pending]),
+            "offsets": np.cumsum([0, *(len(tokens) for _, tokens in self._pending)]),
+            "values": np.concatenate([tokens for _, tokens in self._pending]),
+        }
+        name = f"{uuid.uuid4().hex}.safetensors"
+        part = self.folder / f".{name}.part"
+        save_file(arrays, part, metadata={"checksum": _checksum(arrays)})
+        os.replace(part, self.folder / name)
+        self._seen.add(name)
+        self._pending.clear()
+
+    def refresh(self) -> None:
+        """Read shards that other processes have written since."""
+        if self.folder is None or not self.folder.is_dir():
+            return
+        for path in sorted(self.folder.glob("*.safetensors")):
+            if path.name not in self._seen:
+                self._seen.add(path.name)
+                self._read(path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            with safe_open(path, framework="numpy") as shard:
+                arrays = {name: shard.get_tensor(name) for name in ("keys", "offsets", "values")}
+                checksum = (shard.metadata() or {}).get("checksum")
+            if checksum != _checksum(arrays):
+                raise ValueError("checksum does not match")
+        except (OSError, ValueError, SafetensorError) as error:
+            log.warning("reference cache: %s is damaged (%s); its rows are recomputed", path, error)
+            with contextlib.suppress(OSError):
+                path.rename(path.with_suffix(".damaged"))
+            return
+        sums = np.add.reduceat(arrays["values"].astype(np.float64), arrays["offsets"][:-1])
+        self._sums.update(zip(map(bytes, arrays["keys"]), sums.tolist(), strict=True))
+
+
+def _checksum(arrays: dict[str, np.ndarray[Any, Any]]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(arrays):
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
+
+
+class Reference:
+    """Sums of reference log-probs for token trees, from the cache or from the model.
+
+    Args:
+        scorer: scores under the reference (or under the policy, where ``switch`` turns it into
+            the reference).
+        cache: where values are kept.
+        switch: a context inside which the scorer's model is the reference (adapter off).
+        autocast: the precision context of the policy, so that log-ratios start at exactly 0.
+        moved: says why the scorer is the reference no longer, or None while it is.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        cache: ReferenceCache,
+        *,
+        switch: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+        autocast: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+    ) -> None:
+        self.scorer = scorer
+        self.cache = cache
+        self.switch = switch
+        self.autocast = autocast
+        self.moved: str | None = None
+
+    def __call__(self, trees: Sequence[TokenTree]) -> Tensor:
+        """(C,) sums in tree order, float32, on the CPU."""
+        keys = [key for tree in trees for key in self._keys(tree)]
+        if any(key not in self.cache for key in keys):
+            self.fill(trees)
+        return torch.tensor([self.cache[key] for key in keys], dtype=torch.float32)
+
+    def _keys(self, tree: TokenTree) -> list[bytes]:
+        seen = tree.for_reference()
+        return [completion_key(seen.prompt, branch) for branch in seen.branches]
+
+    def missing(self, trees: Sequence[TokenTree]) -> list[TokenTree]:
+        """The trees with at least one completion that is not cached, as the reference sees them."""
+        return [
+            tree.for_reference()
+            for tree in trees
+            if any(key not in self.cache for key in self._keys(tree))
+        ]
+
+    def fill(
+        self, trees: Sequence[TokenTree], progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Score what is missing, in batches of about ``TOKEN_BUDGET`` tokens."""
+        todo = self.missing(trees)
+        if todo and self.moved:
+            raise UserError(f"reference log-probs are missing and {self.moved}")
+        with torch.no_grad(), evaluating(self.scorer.model), self.switch(), self.autocast():
+            for batch in _budgeted(todo):
+                self._score(batch)
+                if progress is not None:
+                    progress(len(batch))
+
+    def _score(self, trees: Sequence[TokenTree]) -> None:
+        packed = self.scorer.pack(trees)
+        tokens = self.scorer(trees, packed).float().cpu().numpy()
+        pieces = iter(np.split(tokens, np.cumsum(packed.length.cpu().numpy())[:-1]))
+        for tree in trees:
+            for key in self._keys(tree):
+                self.cache.add(key, next(pieces))
+
+
+def _budgeted(trees: Iterable[TokenTree]) -> Iterable[list[TokenTree]]:
+    batch: list[TokenTree] = []
+    size = 0
+    for tree in trees:
+        tokens = len(tree.prompt) + sum(len(branch.ids) for branch in tree.branches)
+        if batch and size + tokens > TOKEN_BUDGET:
+            yield batch
+            batch, size = [], 0
+        batch.append(tree)
+        size += tokens
+    if batch:
+        yield batch

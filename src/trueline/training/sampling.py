@@ -1,0 +1,183 @@
+"""Which trees make up each optimizer step: the effective batch is planned first, then split.
+
+The plan depends on the data, the effective batch size, the seed and the epoch alone. How a batch is
+cut into micro-batches and ranks cannot change what is in it, nor which completions are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from trueline.batching import TokenTree
+from trueline.errors import UserError
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """One rank's share of one effective batch.
+
+    Args:
+        micro_batches: this rank's trees, cut into what fits on the device.
+        mismatched: for each micro-batch, the same prompts with other examples' completions; empty
+            lists where the objective does not ask for them.
+        completions: completions in the whole effective batch, over all ranks.
+        losses: loss terms in it (pairs, or completions).
+        counts: desirable and undesirable completions in it.
+        idle: this rank got no tree of its own and scores another's with weight zero, so that every
+            rank takes part in the step.
+    """
+
+    micro_batches: list[list[TokenTree]]
+    mismatched: list[list[TokenTree]]
+    completions: int
+    losses: int
+    counts: tuple[int, int]
+    idle: bool = False
+
+    @property
+    def ids(self) -> list[str]:
+        """Where this rank's trees came from."""
+        return [tree.id for trees in self.micro_batches for tree in trees]
+
+
+def interleave(labels: Sequence[int], rng: np.random.Generator) -> list[int]:
+    """A shuffled order in which every stretch holds the classes in the data's proportions.
+
+    Each class is shuffled, then spread evenly over the whole: member k of a class of m sits at
+    (k + u) / m with one random offset u a class. Every index appears once.
+
+    Example:
+        >>> order = interleave([1, 1, 1, 1, 0, 0, 0, 0], np.random.default_rng(0))
+        >>> [sum(i < 4 for i in order[k : k + 2]) for k in (0, 2, 4, 6)]
+        [1, 1, 1, 1]
+    """
+    places: list[tuple[float, int]] = []
+    for label in sorted(set(labels)):
+        members = np.flatnonzero(np.asarray(labels) == label)
+        rng.shuffle(members)
+        offset = rng.random()
+        places += [((k + offset) / len(members), int(i)) for k, i in enumerate(members)]
+    return [i for _, i in sorted(places)]
+
+
+def deranged(trees: Sequence[TokenTree]) -> list[int | None]:
+    """For each tree of an effective batch, a partner with another prompt: the next such tree in the
+    batch, cyclically. None where the batch has no other prompt; see :func:`mismatch`."""
+    partners: list[int | None] = []
+    for i, tree in enumerate(trees):
+        following = (j % len(trees) for j in range(i + 1, i + len(trees)))
+        partners.append(next((j for j in following if not _same_prompt(tree, trees[j])), None))
+    return partners
+
+
+def _same_prompt(a: TokenTree, b: TokenTree) -> bool:
+    return np.array_equal(a.prompt, b.prompt)
+
+
+def mismatch(
+    trees: Sequence[TokenTree], everything: Sequence[TokenTree], rng: np.random.Generator
+) -> list[TokenTree]:
+    """Each tree's prompt with its partner's completions: the pairs behind KTO's baseline.
+
+    A batch whose trees all share one prompt takes partners from the whole data set instead.
+
+    Raises:
+        UserError: the data set has only one prompt, so that no mismatched pair exists.
+    """
+    result = []
+    for tree, partner in zip(trees, deranged(trees), strict=True):
+        if partner is not None:
+            other = trees[partner]
+        else:
+            start = int(rng.integers(len(everything)))
+            candidates = (everything[(start + k) % len(everything)] for k in range(len(everything)))
+            found = next((c for c in candidates if not _same_prompt(tree, c)), None)
+            if found is None:
+                raise UserError(
+                    "kto compares completions with other examples' prompts, and the data has only "
+                    "one prompt; use bco or kldo, or give more prompts"
+                )
+            other = found
+        result.append(
+            replace(tree, branches=other.branches, desirable=(False,) * len(other.branches))
+        )
+    return result
+
+
+class BatchPlan(Sampler[list[int]]):
+    """The effective batches of an epoch, and this rank's share of each.
+
+    Args:
+        trees: the training data.
+        batch_size: trees in one effective batch, over all micro-batches and ranks.
+        seed: with the epoch, decides the order.
+        paired: losses are counted in pairs rather than completions.
+        micro_batch_size: trees in one forward pass.
+        rank, world_size: this process among all.
+        mismatched: whether the objective compares mismatched completions.
+        shuffle: False keeps the data's order (evaluation).
+    """
+
+    def __init__(
+        self,
+        trees: Sequence[TokenTree],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        paired: bool = True,
+        micro_batch_size: int = 8,
+        rank: int = 0,
+        world_size: int = 1,
+        mismatched: bool = False,
+        shuffle: bool = True,
+    ) -> None:
+        if not trees:
+            raise UserError("there is nothing to train on: the data set yields no example")
+        self.trees = trees
+        self.batch_size = batch_size
+        self.seed = seed
+        self.paired = paired
+        self.micro_batch_size = micro_batch_size
+        self.rank, self.world_size = rank, world_size
+        self.mismatched = mismatched
+        self.shuffle = shuffle
+        self.epoch = 0
+        kinds = {pattern: k for k, pattern in enumerate(sorted({t.desirable for t in trees}))}
+        self._labels = [kinds[tree.desirable] for tree in trees]
+
+    def __len__(self) -> int:
+        return -(-len(self.trees) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """The tree indices of each effective batch of the present epoch, all ranks together."""
+        order = list(range(len(self.trees)))
+        if self.shuffle:
+            order = interleave(self._labels, np.random.default_rng([self.seed, self.epoch]))
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
+
+    def share(self, indices: Sequence[int]) -> StepBatch:
+        """This rank's part of an effective batch, cut into micro-batches."""
+        trees = [self.trees[i] for i in indices]
+        others: list[TokenTree] = []
+        if self.mismatched:
+            rng = np.random.default_rng([self.seed, self.epoch, *indices])
+            others = mismatch(trees, self.trees, rng)
+        labels = [label for tree in trees for label in tree.desirable]
+        mine = slice(self.rank, None, self.world_size)
+        return StepBatch(
+            micro_batches=self._cut(trees[mine] or trees[:1]),
+            mismatched=self._cut(others[mine] or others[:1]),
+            completions=len(labels),
+            losses=len(trees) if self.paired else len(labels),
+            counts=(sum(labels), len(labels) - sum(labels)),
+            idle=not trees[mine],
+        )
+
+    def _cut(self, trees: Sequence[TokenTree]) -> list[list[TokenTree]]:
+        size = self.micro_batch_size
+        return [list(trees[k : k + size]) for k in range(0, len(trees), size)]
