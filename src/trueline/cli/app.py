@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from trueline.cli import data
+from trueline.cli import align, data
 from trueline.errors import UserError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command(context_settings=align.CONTEXT)(align.align)
 app.add_typer(data.app, name="data")
 
 

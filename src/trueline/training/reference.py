@@ -21,13 +21,16 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from trueline.batching import Branch, TokenTree
 from trueline.errors import UserError
 from trueline.scoring import Scorer, evaluating
+from trueline.training.coupling import world_size
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +50,7 @@ def fingerprint(model: nn.Module, precision: str) -> str:
     changes every sampled tensor, so distinct checkpoints differ.
     """
     digest = hashlib.blake2b(digest_size=16)
-    config = model.config.to_dict() if hasattr(model, "config") else {}
+    config: dict[str, Any] = getattr(model, "config", PretrainedConfig()).to_dict()
     for noise in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"):
         config.pop(noise, None)
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
@@ -93,8 +96,8 @@ class ReferenceCache:
         self.folder = folder
         self._sums: dict[bytes, float] = {}
         self._pending: list[tuple[bytes, np.ndarray[Any, Any]]] = []
-        self._seen: set[str] = set()
-        self.refresh()
+        self._unshared: dict[bytes, float] = {}
+        self._read_folder()
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._sums
@@ -109,7 +112,7 @@ class ReferenceCache:
         """Keep one completion's per-token log-probs."""
         if key in self._sums:
             return
-        self._sums[key] = float(tokens.astype(np.float64).sum())
+        self._sums[key] = self._unshared[key] = float(tokens.astype(np.float64).sum())
         if self.folder is not None:
             self._pending.append((key, tokens.astype(np.float32)))
             if len(self._pending) >= SHARD_ROWS:
@@ -129,17 +132,23 @@ class ReferenceCache:
         part = self.folder / f".{name}.part"
         save_file(arrays, part, metadata={"checksum": _checksum(arrays)})
         os.replace(part, self.folder / name)
-        self._seen.add(name)
         self._pending.clear()
 
-    def refresh(self) -> None:
-        """Read shards that other processes have written since."""
+    def exchange(self) -> None:
+        """Give all ranks what each has added since the last exchange."""
+        mine, self._unshared = self._unshared, {}
+        if world_size() == 1:
+            return
+        everyone: list[dict[bytes, float]] = [{} for _ in range(world_size())]
+        dist.all_gather_object(everyone, mine)
+        for part in everyone:
+            self._sums.update(part)
+
+    def _read_folder(self) -> None:
         if self.folder is None or not self.folder.is_dir():
             return
         for path in sorted(self.folder.glob("*.safetensors")):
-            if path.name not in self._seen:
-                self._seen.add(path.name)
-                self._read(path)
+            self._read(path)
 
     def _read(self, path: Path) -> None:
         try:

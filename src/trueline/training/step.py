@@ -9,7 +9,7 @@ and ranks, whatever the split: only scalars have to meet. The engine knows no tr
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from trueline.batching import PackedBatch, TokenTree, View
 from trueline.errors import UserError
+from trueline.logprobs import PairedLogProbs
 from trueline.objectives.base import BoundObjective, LogProbs, assemble, coefficients
 from trueline.scoring import Scorer
 from trueline.training.coupling import MovingAverage, gather, world_size
@@ -101,8 +102,8 @@ class StepEngine:
         objective: what to minimize.
         scorer: log-probs of the policy.
         reference: log-probs of the reference, or None for a reference-free objective.
-        coupling: ``"exact"`` takes normalizers, baselines and shifts of the present effective batch,
-            at the price of one more forward pass without gradient where it has several
+        coupling: ``"exact"`` takes normalizers, baselines and shifts of the present effective
+            batch, at the price of one more forward pass without gradient where it has several
             micro-batches; ``"ema"`` takes a moving average of earlier steps (and is exact in the
             first, which has none).
         autocast: the forward pass's precision context.
@@ -191,7 +192,7 @@ class StepEngine:
         statistic = self.objective.spec.statistic
         if statistic is None or self.average is None:
             return {}
-        layout = "completion" if self._mismatched else None
+        layout: View | None = "completion" if self._mismatched else None
         value = float(self.objective.measure(self.assemble(rows, layout=layout)))
         return {statistic.argument: self.average.update(value)}
 
@@ -285,6 +286,14 @@ class StepEngine:
         """The rows as the objective takes them."""
         layout = layout or self.objective.layout
         return assemble(layout, rows.policy, rows.length, rows.reference, rows.desirable, counts)
+
+    def pairs(self, rows: Rows, trees: Iterable[TokenTree]) -> PairedLogProbs | None:
+        """The rows as pairs, where every tree is one: (chosen, rejected) in that order."""
+        if any(tree.desirable != (True, False) for tree in trees):
+            return None
+        pairs = self.assemble(rows, layout="paired")
+        assert isinstance(pairs, PairedLogProbs)
+        return pairs
 
     def _gathered(self, rows: Rows) -> tuple[Rows, slice]:
         """All ranks' rows, and where this rank's are."""

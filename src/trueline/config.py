@@ -1,0 +1,333 @@
+"""Configuration: three dataclasses, one flat YAML file, command-line overrides on top.
+
+Keys are those TRL users know. An unknown key is an error with the nearest name; a TRL key that
+Trueline does not need is accepted and reported, never silently ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from transformers import TrainingArguments
+
+from trueline.errors import UserError
+from trueline.registry import nearest
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be used; the message names the key and the remedy."""
+
+
+NOT_NEEDED = {
+    "dataset_num_proc": "rows are read as a stream and encoded once",
+    "dataloader_num_workers": "batches are made of ids that are in memory already",
+    "padding_free": "batches are always packed without padding",
+    "use_liger_kernel": "the LM head always runs in chunks without storing logits",
+    "precompute_ref_batch_size": "reference batches are cut by a token budget",
+    "truncation_mode": "a prompt loses tokens from its left before a completion loses any",
+    "pad_token": "nothing is padded",
+    "max_completion_length": "max_length bounds prompt and completion together",
+    "remove_unused_columns": "columns are read by the detected form",
+}
+"""TRL keys without an effect here, and why none is needed."""
+
+RENAMED = {
+    "torch_dtype": "dtype",
+    "warmup_ratio": "warmup_steps",
+    "evaluation_strategy": "eval_strategy",
+    "no_cuda": "use_cpu",
+}
+
+
+@dataclass
+class ModelArguments:
+    """The policy, its reference and its adapter.
+
+    Args:
+        model_name_or_path: a local folder or a hub id.
+        model_revision: branch, tag or commit of a hub model.
+        reference_model_name_or_path: the reference; None takes the policy as it starts (with an
+            adapter: the base under it).
+        dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``: of the weights.
+        attn_implementation: transformers' attention outside the packed path.
+        trust_remote_code: run model code from the hub; off unless asked for.
+        load_in_4bit, load_in_8bit: quantize the base (QLoRA); needs the extra ``bitsandbytes``.
+        use_peft: train a LoRA adapter instead of all weights.
+        lora_r, lora_alpha, lora_dropout, lora_target_modules, lora_modules_to_save, use_rslora,
+            use_dora: as in peft; target modules default to all linear layers.
+    """
+
+    model_name_or_path: str | None = None
+    model_revision: str = "main"
+    reference_model_name_or_path: str | None = None
+    dtype: str = "float32"
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+    load_in_4bit: bool = False
+    load_in_8bit: bool = False
+    bnb_4bit_quant_type: str = "nf4"
+    use_bnb_nested_quant: bool = False
+    use_peft: bool = False
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.05
+    lora_target_modules: list[str] | str | None = None
+    lora_modules_to_save: list[str] | None = None
+    lora_task_type: str = "CAUSAL_LM"
+    use_rslora: bool = False
+    use_dora: bool = False
+
+
+@dataclass
+class DataArguments:
+    """The preference data.
+
+    Args:
+        dataset_name: a file, a folder or a hub id; every form of ``trueline data inspect``.
+        dataset_config: the hub data set's configuration.
+        dataset_train_split, dataset_test_split: splits to train and to evaluate on.
+        eval_dataset_name: a separate file or id to evaluate on.
+        test_size: share of the training rows held out for evaluation, whole prompts at a time,
+            where there is no test split. 0 holds out none.
+        dataset_form: the form by name, where detection should not decide.
+        skip_bad: drop broken rows and report them, rather than stop.
+        max_samples: only the first so many rows.
+    """
+
+    dataset_name: str | None = None
+    dataset_config: str | None = None
+    dataset_train_split: str = "train"
+    dataset_test_split: str = "test"
+    eval_dataset_name: str | None = None
+    test_size: float = 0.0
+    dataset_form: str | None = None
+    skip_bad: bool = False
+    max_samples: int | None = None
+
+
+@dataclass
+class AlignmentConfig(TrainingArguments):
+    """How to train: transformers' TrainingArguments with the objective's options.
+
+    Options of the objective are None unless given; giving one that the objective does not have is
+    an error. ``per_device_train_batch_size`` counts examples (pairs, or prompts with their labeled
+    completions); the effective batch is that times ``gradient_accumulation_steps`` times
+    processes, and the update does not depend on how it is split.
+
+    Args:
+        loss_type: an objective's name; see ``trueline objectives``.
+        beta, label_smoothing, desirable_weight, undesirable_weight, simpo_gamma: its options.
+        objective_options: any other of its options by name.
+        coupling: ``"exact"`` or ``"ema"``; see :class:`trueline.training.step.StepEngine`.
+        max_length: tokens of prompt and completion together.
+        max_prompt_length: tokens of the prompt; None for no limit of its own.
+        precompute_ref_log_probs: fill the reference cache before training. If False, values are
+            computed in the step that first needs them.
+        reference_cache: folder of the reference cache; ``"none"`` keeps values in memory only.
+        disable_dropout: train without dropout in the base model, as preference losses assume.
+        share_prompts: compute a prompt shared by several completions once; exact.
+    """
+
+    output_dir: str | None = "runs/align"
+    learning_rate: float = 1e-6
+    logging_steps: float = 10
+    logging_nan_inf_filter: bool = False
+    gradient_checkpointing: bool | None = True
+    bf16: bool | None = None
+    loss_type: str | list[str] = "dpo"
+    loss_weights: list[float] | None = None
+    beta: float | None = None
+    label_smoothing: float | None = None
+    desirable_weight: float | None = None
+    undesirable_weight: float | None = None
+    simpo_gamma: float | None = None
+    objective_options: dict[str, Any] = field(default_factory=dict)
+    coupling: Literal["exact", "ema"] = "exact"
+    max_length: int | None = 1024
+    max_prompt_length: int | None = None
+    precompute_ref_log_probs: bool = True
+    reference_cache: str | None = None
+    disable_dropout: bool = True
+    share_prompts: bool = True
+
+    def __post_init__(self) -> None:
+        if self.bf16 is None:
+            self.bf16 = (
+                not self.fp16
+                and not self.use_cpu
+                and torch.cuda.is_available()
+                and torch.cuda.is_bf16_supported()
+            )
+        if "activation_checkpointing" in {f.name for f in dataclasses.fields(TrainingArguments)}:
+            # newer transformers renamed the key and warn about the old one
+            if getattr(self, "activation_checkpointing", None) is None:
+                self.activation_checkpointing = self.gradient_checkpointing
+            self.gradient_checkpointing = None
+        super().__post_init__()
+        if self.coupling not in ("exact", "ema"):
+            raise ConfigError(f"coupling must be 'exact' or 'ema', got {self.coupling!r}")
+
+    def options(self) -> dict[str, Any]:
+        """The objective's options that were given."""
+        named = ("beta", "label_smoothing", "desirable_weight", "undesirable_weight", "simpo_gamma")
+        given = {name: getattr(self, name) for name in named if getattr(self, name) is not None}
+        return {**given, **self.objective_options}
+
+
+@dataclass
+class RunConfig:
+    """Everything one `trueline align` run is made of, and the notes its reading left."""
+
+    model: ModelArguments
+    data: DataArguments
+    training: AlignmentConfig
+    notes: list[str]
+    given: dict[str, Any]
+
+
+def load_run_config(
+    path: str | Path | None, overrides: Mapping[str, Any], objective_options: Iterable[str] = ()
+) -> RunConfig:
+    """Read a flat YAML file and lay command-line overrides over it.
+
+    Args:
+        path: the YAML file, or None.
+        overrides: keys and values of the command line; strings are read as YAML scalars.
+        objective_options: names of options that any objective has; given flat, they go to it.
+
+    Raises:
+        ConfigError: an unknown key, with the nearest name; a value of the wrong type.
+    """
+    values = {**(_read_yaml(path) if path is not None else {}), **overrides}
+    groups: dict[str, type[Any]] = {
+        "model": ModelArguments,
+        "data": DataArguments,
+        "training": AlignmentConfig,
+    }
+    hints = {key: typing.get_type_hints(cls) for key, cls in groups.items()}
+    fields = {
+        f.name: group for group, cls in groups.items() for f in dataclasses.fields(cls) if f.init
+    }
+    chosen: dict[str, dict[str, Any]] = {group: {} for group in groups}
+    notes: list[str] = []
+    options = set(objective_options) - set(fields)
+    extra: dict[str, Any] = {}
+    for key, value in values.items():
+        name = RENAMED.get(key, key)
+        if name in NOT_NEEDED:
+            notes.append(f"{key} is not needed: {NOT_NEEDED[name]}")
+        elif name in fields:
+            group = fields[name]
+            chosen[group][name] = _coerce(key, value, hints[group][name])
+        elif name in options:
+            extra[name] = _scalar(value)
+        else:
+            known = [*fields, *options, *NOT_NEEDED, *RENAMED]
+            raise ConfigError(f"unknown configuration key {key!r}{nearest(key, known)}")
+    if extra:
+        chosen["training"].setdefault("objective_options", {}).update(extra)
+    if isinstance(chosen["training"].get("loss_type"), list):
+        names = chosen["training"]["loss_type"]
+        if len(names) == 1:
+            chosen["training"]["loss_type"] = names[0]
+    try:
+        training = AlignmentConfig(**chosen["training"])
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+    model, data = ModelArguments(**chosen["model"]), DataArguments(**chosen["data"])
+    return RunConfig(model, data, training, notes, values)
+
+
+def _read_yaml(path: str | Path) -> dict[str, Any]:
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"no configuration file at {path}")
+    try:
+        value = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} must hold key: value lines, got a {type(value).__name__}")
+    return {str(key): entry for key, entry in value.items()}
+
+
+def _scalar(value: Any) -> Any:
+    """A command-line string as the YAML scalar it looks like; 5e-7 is a number here."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value) if "." in value or "e" in value.lower() else int(value)
+    except ValueError:
+        return yaml.safe_load(value) if value else value
+
+
+def _coerce(key: str, value: Any, hint: Any) -> Any:
+    """``value`` as the field's type; a clear error where it is none of them."""
+    kinds = set(typing.get_args(hint)) if _is_union(hint) else {hint}
+    if value is None or (value in ("null", "None") and types.NoneType in kinds):
+        if types.NoneType in kinds:
+            return None
+        raise ConfigError(f"{key} must not be empty")
+    plain = _scalar(value)
+    if bool in kinds and isinstance(plain, bool):
+        return plain
+    number = isinstance(plain, int | float) and not isinstance(plain, bool)
+    if int in kinds and number and float(plain).is_integer():
+        return int(plain)
+    if float in kinds and number:
+        return float(plain)
+    origins = {typing.get_origin(kind) or kind for kind in kinds}
+    if list in origins and isinstance(plain, list):
+        return plain
+    if dict in origins and isinstance(plain, dict):
+        return plain
+    numeric = {bool, int, float} & kinds
+    if isinstance(value, str) and (not numeric or str in kinds):
+        return value
+    if not numeric and not {list, dict} & origins:
+        return value if isinstance(value, str | bool) else str(value)
+    kinds -= {types.NoneType}
+    wanted = " or ".join(sorted(getattr(kind, "__name__", str(kind)) for kind in kinds))
+    raise ConfigError(f"{key} must be {wanted}, got {value!r}")
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def parse_overrides(arguments: Iterable[str]) -> dict[str, str]:
+    """``--key value``, ``--key=value`` and bare ``--flag`` (true) as a dictionary.
+
+    Example:
+        >>> parse_overrides(["--beta", "0.2", "--use_peft", "--max-length=512"])
+        {'beta': '0.2', 'use_peft': 'true', 'max_length': '512'}
+    """
+    result: dict[str, str] = {}
+    pending: str | None = None
+    for argument in arguments:
+        if argument.startswith("--"):
+            if pending is not None:
+                result[pending] = "true"
+            key, separator, value = argument[2:].partition("=")
+            pending = key.replace("-", "_")
+            if separator:
+                result[pending], pending = value, None
+        elif pending is not None:
+            result[pending], pending = argument, None
+        else:
+            raise ConfigError(f"expected --key value, got {argument!r}")
+    if pending is not None:
+        result[pending] = "true"
+    return result

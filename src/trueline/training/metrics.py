@@ -1,0 +1,107 @@
+"""What a step says of itself: TRL's names, chosen and rejected apart, with counts behind means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trueline.logprobs import CompletionLogProbs, PairedLogProbs, UnpairedLogProbs
+from trueline.objectives.base import BoundObjective, LogProbs
+from trueline.training.coupling import world_size
+
+Sums = dict[str, tuple[Tensor, int]]
+"""Metric name to (sum, count): means of parts add up to the mean of the whole."""
+
+
+def step_metrics(
+    batch: LogProbs, objective: BoundObjective, pairs: PairedLogProbs | None = None
+) -> Sums:
+    """rewards/*, logps/* and gap/* of a batch of log-probs, as sums and counts.
+
+    ``pairs`` are the same completions as pairs, where labeled completions came as pairs.
+    """
+    if isinstance(batch, CompletionLogProbs):
+        return {
+            "logps/chosen": _sum(batch.policy),
+            "nll/token": (-batch.policy.sum(), int(batch.length.sum())),
+        }
+    if isinstance(batch, UnpairedLogProbs):
+        good, bad = batch.desirable, ~batch.desirable
+        chosen = batch.completions.map(lambda x: x[good])
+        rejected = batch.completions.map(lambda x: x[bad])
+    else:
+        chosen, rejected = batch.chosen, batch.rejected
+    sums: Sums = {"logps/chosen": _sum(chosen.policy), "logps/rejected": _sum(rejected.policy)}
+    if chosen.reference is not None:
+        reward = {"chosen": chosen, "rejected": rejected}
+        for name, side in reward.items():
+            sums[f"rewards/{name}"] = _sum(objective.beta * side.log_ratio)
+    pairs = batch if isinstance(batch, PairedLogProbs) else pairs
+    return sums if pairs is None else sums | _pair_metrics(pairs, objective)
+
+
+def _pair_metrics(pairs: PairedLogProbs, objective: BoundObjective) -> Sums:
+    """Accuracies: by reward (with the reference) and by ranking (without it)."""
+    sums: Sums = {
+        "gap/ranking_accuracy": _sum(pairs.chosen.policy >= pairs.rejected.policy),
+        "gap/ranking_accuracy_per_token": _sum(pairs.chosen.mean >= pairs.rejected.mean),
+    }
+    if pairs.chosen.reference is not None:
+        margin = objective.beta * pairs.margin
+        sums["rewards/margins"] = _sum(margin)
+        sums["rewards/accuracies"] = _sum(margin > 0)
+    return sums
+
+
+def _sum(values: Tensor) -> tuple[Tensor, int]:
+    return values.detach().double().sum(), values.numel()
+
+
+class MetricAccumulator:
+    """Sums on the device; one packed reduction over ranks when they are read."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, float] = {}
+
+    def add(self, sums: Mapping[str, tuple[Tensor, int]]) -> None:
+        """Take in a step's sums and counts."""
+        for name, (total, count) in sums.items():
+            self._sums[name] = self._sums.get(name, 0.0) + total.detach().double()
+            self._counts[name] = self._counts.get(name, 0.0) + count
+
+    def add_value(self, name: str, value: float | Tensor) -> None:
+        """Take in one value that all ranks share."""
+        self.add({name: (torch.as_tensor(value, dtype=torch.float64), 1)})
+
+    def read(self, device: torch.device) -> dict[str, float]:
+        """Means over everything since the last reading, over all ranks; then start anew.
+
+        Rewards' margin of unpaired data is the difference of the two means.
+        """
+        names = sorted(self._sums)
+        if world_size() > 1:
+            everyone: list[list[str]] = [[] for _ in range(world_size())]
+            dist.all_gather_object(everyone, names)
+            names = sorted(set().union(*everyone))
+        if not names:
+            return {}
+        packed = torch.stack(
+            [torch.as_tensor(self._sums.get(n, 0.0), device=device).double() for n in names]
+            + [torch.tensor(self._counts.get(n, 0.0), device=device).double() for n in names]
+        )
+        if world_size() > 1:
+            dist.all_reduce(packed)
+        self._sums, self._counts = {}, {}
+        totals, counts = packed.cpu().chunk(2)
+        means = {
+            name: float(total / count)
+            for name, total, count in zip(names, totals, counts, strict=True)
+            if count
+        }
+        if "rewards/margins" not in means and {"rewards/chosen", "rewards/rejected"} <= set(means):
+            means["rewards/margins"] = means["rewards/chosen"] - means["rewards/rejected"]
+        return means

@@ -1,0 +1,478 @@
+"""AlignmentTrainer: transformers' Trainer around the step engine.
+
+The Trainer gives the optimizer, schedule, logging, checkpoints and distribution. What it is not
+asked for is accumulation: one batch of its loader is this rank's share of one whole effective
+batch, and the engine walks through the micro-batches itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from trueline.batching import Encoder, TokenTree, view
+from trueline.config import AlignmentConfig
+from trueline.data import load_examples
+from trueline.errors import UserError
+from trueline.models import disable_dropout
+from trueline.objectives import bind
+from trueline.objectives.base import BoundObjective
+from trueline.records import Example
+from trueline.results import write_json
+from trueline.scoring import Scorer, evaluating
+from trueline.training.coupling import gather
+from trueline.training.metrics import MetricAccumulator, step_metrics
+from trueline.training.reference import Reference, ReferenceCache, fingerprint
+from trueline.training.sampling import BatchPlan, StepBatch
+from trueline.training.step import NonFiniteError, Rows, StepEngine
+
+log = logging.getLogger(__name__)
+
+STATE_FILE = "objective_state.json"
+
+
+class AlignmentTrainer(Trainer):
+    """Aligns a model with any objective; a thin subclass of ``transformers.Trainer``.
+
+    Args:
+        model: a causal language model, or a PEFT model.
+        ref_model: the reference; None takes the model as it starts (with an adapter: the base
+            under it). Not needed by reference-free objectives, and then an error.
+        args: :class:`trueline.AlignmentConfig`.
+        train_dataset: examples: what :func:`trueline.load_examples` gives, a Hugging Face data
+            set with TRL's columns, or a list of rows.
+        eval_dataset: likewise, or a dictionary of them.
+        processing_class: the tokenizer.
+        peft_config: makes an adapter over ``model``.
+        callbacks: transformers' callbacks.
+
+    Raises:
+        UserError: data that the objective cannot take, an option without effect, a reference
+            given to a reference-free objective.
+
+    Example:
+        >>> trainer = AlignmentTrainer(model, args=AlignmentConfig(loss_type="kldo"),
+        ...     train_dataset=load_examples("pairs.jsonl"), processing_class=tokenizer)
+        ... # doctest: +SKIP
+        >>> trainer.train()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        ref_model: Any | None = None,
+        args: AlignmentConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        peft_config: Any | None = None,
+        callbacks: Sequence[TrainerCallback] | None = None,
+    ) -> None:
+        args = AlignmentConfig() if args is None else copy.copy(args)
+        if processing_class is None:
+            raise UserError("processing_class is missing: give the model's tokenizer")
+        self.accumulation_steps = args.gradient_accumulation_steps
+        args.gradient_accumulation_steps = 1  # the engine accumulates; see the module's docstring
+        args._n_gpu = min(args.n_gpu, 1)
+        if args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = False
+        self.objective: BoundObjective = bind(args.loss_type, args.options())  # type: ignore[arg-type]
+        if ref_model is not None and not self.objective.spec.reference:
+            raise UserError(
+                f"objective {self.objective.spec.name!r} reads no reference; leave ref_model out"
+            )
+        self.encoder = Encoder(
+            processing_class, max_length=args.max_length, max_prompt_length=args.max_prompt_length
+        )
+        if args.disable_dropout:
+            disable_dropout(model)
+        self._live_reference = self._needs_live_reference(model, ref_model, args, peft_config)
+        if self._live_reference and ref_model is None:
+            ref_model = copy.deepcopy(model)
+        if peft_config is not None:
+            from peft import get_peft_model
+
+            model = get_peft_model(model, peft_config)
+        self.accumulator = MetricAccumulator()
+        self._last_ids: list[str] = []
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=self._encode(train_dataset),
+            eval_dataset=self._encode_eval(eval_dataset),
+            processing_class=processing_class,
+            callbacks=[*(callbacks or ()), _EpochCallback(self)],
+        )
+        self.scorer = Scorer(self.model, share=args.share_prompts)
+        self.reference = self._make_reference(ref_model) if self.objective.spec.reference else None
+        self.engine = StepEngine(
+            self.objective,
+            self.scorer,
+            self.reference,
+            coupling=args.coupling,
+            autocast=self.compute_loss_context_manager,
+        )
+        self.plan = self._plan(self.train_dataset) if self.train_dataset is not None else None
+
+    # --- data -------------------------------------------------------------------------------------
+
+    def _encode(self, dataset: Any) -> list[TokenTree] | None:
+        if dataset is None:
+            return None
+        trees: list[TokenTree] = []
+        for example in _examples(dataset):
+            trees.extend(view(example, self.encoder(example), self.objective.layout))
+        if not trees:
+            raise UserError("the data set yields no example for this objective")
+        return trees
+
+    def _encode_eval(self, dataset: Any) -> Any:
+        if isinstance(dataset, Mapping):
+            return {name: self._encode(part) for name, part in dataset.items()}
+        return self._encode(dataset)
+
+    @property
+    def _mismatched(self) -> bool:
+        statistic = self.objective.spec.statistic
+        return statistic is not None and statistic.of == "mismatched"
+
+    def _plan(self, trees: Sequence[TokenTree], *, evaluation: bool = False) -> BatchPlan:
+        args = self.args
+        micro = args.per_device_eval_batch_size if evaluation else args.per_device_train_batch_size
+        return BatchPlan(
+            trees,
+            len(trees) if evaluation else micro * self.accumulation_steps * args.world_size,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            paired=self.objective.layout == "paired",
+            micro_batch_size=micro,
+            rank=args.process_index,
+            world_size=args.world_size,
+            mismatched=self._mismatched,
+            shuffle=not evaluation,
+        )
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """One batch is this rank's share of one effective batch."""
+        if self.plan is None:
+            raise UserError("there is no train_dataset to train on")
+        return DataLoader(
+            range(len(self.plan.trees)),  # type: ignore[arg-type]
+            batch_sampler=self.plan,
+            collate_fn=self.plan.share,
+            generator=torch.Generator(),
+        )
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: Any
+    ) -> tuple[list[StepBatch], None]:
+        """The next effective batch; nothing to count in it for the Trainer."""
+        return [next(epoch_iterator) for _ in range(num_batches)], None
+
+    # --- reference --------------------------------------------------------------------------------
+
+    def _needs_live_reference(
+        self, model: Any, ref_model: Any, args: AlignmentConfig, peft_config: Any
+    ) -> bool:
+        """Whether the reference's weights must stay at hand: values are asked for that cannot be
+        computed beforehand, and no adapter can be turned off."""
+        if not self.objective.spec.reference or peft_config is not None:
+            return False
+        if hasattr(model, "peft_config") or ref_model is not None:
+            return False
+        return self._mismatched or not args.precompute_ref_log_probs
+
+    def _make_reference(self, ref_model: Any | None) -> Reference:
+        model = self.scorer.core if ref_model is None else ref_model
+        precision = str(self._compute_dtype(model))
+        folder = _cache_folder(self.args.reference_cache)
+        cache = ReferenceCache(None if folder is None else folder / fingerprint(model, precision))
+        if ref_model is not None:
+            ref_model.requires_grad_(False).eval().to(self.args.device)
+            scorer = Scorer(ref_model, share=self.args.share_prompts)
+            return Reference(scorer, cache, autocast=self.compute_loss_context_manager)
+        switch: Callable[[], Any] = contextlib.nullcontext
+        if hasattr(self.model, "peft_config"):
+            switch = self.model.disable_adapter
+        return Reference(
+            self.scorer, cache, switch=switch, autocast=self.compute_loss_context_manager
+        )
+
+    def _compute_dtype(self, model: Any) -> torch.dtype:
+        if self.args.bf16:
+            return torch.bfloat16
+        return torch.float16 if self.args.fp16 else next(model.parameters()).dtype
+
+    def _precompute(self, datasets: Iterable[Sequence[TokenTree]]) -> None:
+        """Fill the reference cache, each rank its share, with progress."""
+        if self.reference is None or not self.args.precompute_ref_log_probs:
+            return
+        trees = [tree for dataset in datasets for tree in dataset]
+        todo = self.reference.missing(trees)[self.args.process_index :: self.args.world_size]
+        if todo:
+            with _progress("reference log-probs", len(todo), self.args.disable_tqdm) as advance:
+                self.reference.fill(todo, advance)
+            self.reference.cache.flush()
+        self.reference.cache.exchange()
+
+    # --- training ---------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train; ``resume_from_checkpoint=True`` takes the last whole checkpoint of output_dir.
+
+        Raises:
+            NonFiniteError: a log-prob, a coefficient or a gradient is NaN or infinite.
+            UserError: nothing to resume from.
+        """
+        if self.train_dataset is None:
+            raise UserError("there is no train_dataset to train on")
+        evals = self.eval_dataset
+        parts = list(evals.values()) if isinstance(evals, Mapping) else [evals] if evals else []
+        self._precompute([self.train_dataset, *parts])
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = str(last_checkpoint(self.args.output_dir))
+        if self.reference is not None and self._policy_is_reference:
+            self.reference.moved = (
+                "the policy that was the reference has been trained since; give ref_model, or set "
+                "precompute_ref_log_probs: false to keep a frozen copy"
+            )
+        result = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+        if self.reference is not None:
+            self.reference.cache.flush()
+        return result
+
+    @property
+    def _policy_is_reference(self) -> bool:
+        """Whether the reference is the policy's own weights before training, with no copy kept."""
+        return (
+            self.reference is not None
+            and self.reference.scorer is self.scorer
+            and not hasattr(self.model, "peft_config")
+        )
+
+    def training_step(self, model: Any, inputs: StepBatch, *_: Any) -> torch.Tensor:
+        """One effective batch: gradients of its loss, accumulated and averaged over ranks."""
+        model.train()
+        self._last_ids = inputs.ids
+        result = self.engine.step(
+            inputs,
+            model=model,
+            backward=self.accelerator.backward,
+            no_sync=lambda: self.accelerator.no_sync(model),
+        )
+        trees = [tree for trees in inputs.micro_batches for tree in trees]
+        batch = self.engine.assemble(result.rows)
+        pairs = self.engine.pairs(result.rows, [] if inputs.idle else trees)
+        self.accumulator.add(step_metrics(batch, self.objective, pairs))
+        for name, metric in self.objective.metrics(batch).items():
+            self.accumulator.add_value(name, metric)
+        for name, value in result.statistics.items():
+            self.accumulator.add_value(_METRIC_NAMES.get(name, f"statistics/{name}"), value)
+        return result.loss.to(self.args.device, torch.float32)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        if not self.args.fp16 and norm is not None and not torch.isfinite(torch.as_tensor(norm)):
+            raise NonFiniteError(
+                f"the gradient is not finite in step {self.state.global_step + 1}, on rows "
+                f"{', '.join(self._last_ids[:8])}{' and others' if len(self._last_ids) > 8 else ''}"
+                "; training stopped before the update. Lower the learning rate or train in float32"
+            )
+        return norm
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the metrics of the steps since the last time, and append metrics.jsonl."""
+        if "loss" in logs:
+            logs.update(self.accumulator.read(self.args.device))
+        super().log(logs, start_time)
+        if self.is_world_process_zero() and self.args.output_dir:
+            folder = Path(self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            line = json.dumps({"step": self.state.global_step, **logs})
+            with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+    def floating_point_ops(self, inputs: StepBatch) -> int:
+        """6 operations for each trained parameter and token that the packed rows hold."""
+        tokens = sum(
+            len(tree.prompt) + sum(len(branch.ids) for branch in tree.branches)
+            for trees in inputs.micro_batches
+            for tree in trees
+        )
+        return (
+            6 * self.model.num_parameters() * tokens if hasattr(self.model, "num_parameters") else 0
+        )
+
+    # --- checkpoints ------------------------------------------------------------------------------
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Also the objective's moving average: written before trainer_state.json, whose presence
+        says that a checkpoint is whole."""
+        super()._save_rng_state(output_dir)
+        if self.args.should_save and self.engine.average is not None:
+            write_json(Path(output_dir) / STATE_FILE, self.engine.average.state_dict())
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint is None or self.engine.average is None:
+            return
+        path = Path(checkpoint) / STATE_FILE
+        if not path.exists():
+            raise UserError(f"{checkpoint} lacks {STATE_FILE}: it was written by another objective")
+        self.engine.average.load_state_dict(json.loads(path.read_text("utf-8")))
+
+    # --- evaluation -------------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """The objective and all metrics on held-out data: normalizers and baselines are taken over
+        all of it at once, and the training's moving averages stay as they are."""
+        given = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(given, str):
+            given = self.eval_dataset[given]
+        if given is None:
+            raise UserError("there is no eval_dataset to evaluate on")
+        if isinstance(given, Mapping):
+            metrics: dict[str, float] = {}
+            for name, part in given.items():
+                metrics |= self.evaluate(part, ignore_keys, f"{metric_key_prefix}_{name}")
+            return metrics
+        trees = given if _is_trees(given) else self._encode(given)
+        assert trees is not None
+        metrics = {
+            f"{metric_key_prefix}_{key}": value
+            for key, value in self._evaluate_trees(trees).items()
+        }
+        self.log(metrics)
+        handler, control = self.callback_handler, getattr(self, "control", None)
+        self.control = handler.on_evaluate(self.args, self.state, control, metrics)
+        return metrics
+
+    def _evaluate_trees(self, trees: Sequence[TokenTree]) -> dict[str, float]:
+        if self.reference is not None and not self.reference.moved:
+            self._precompute([trees])
+        batch = self._plan(trees, evaluation=True).share(range(len(trees)))
+        model = self.model_wrapped
+        average = copy.copy(self.engine.average)
+        with torch.no_grad(), evaluating(model):
+            rows = self._score(batch.micro_batches, model, idle=batch.idle)
+            whole = self.engine.assemble(self._all(rows))
+            statistics: dict[str, torch.Tensor] = {}
+            spec = self.objective.spec
+            if spec.statistic is not None and not spec.coupled:
+                measured = whole
+                if self._mismatched:
+                    others = self._score(batch.mismatched, model, idle=batch.idle)
+                    measured = self.engine.assemble(self._all(others), layout="completion")
+                value = self.objective.measure(measured)
+                if average is not None and average.decay and average.value is not None:
+                    value = torch.as_tensor(average.value)
+                statistics[spec.statistic.argument] = value
+            loss = self.objective.loss(whole, total=None, **statistics)
+        accumulator = MetricAccumulator()
+        pairs = self.engine.pairs(rows, trees)
+        accumulator.add(step_metrics(self.engine.assemble(rows), self.objective, pairs))
+        metrics = {"loss": float(loss), **accumulator.read(self.args.device)}
+        return {**metrics, "samples": len(trees)}
+
+    def _score(self, micro_batches: Iterable[list[TokenTree]], model: Any, *, idle: bool) -> Rows:
+        parts = []
+        for trees in micro_batches:
+            packed = self.scorer.pack(trees)
+            with self.compute_loss_context_manager():
+                tokens = self.scorer(trees, packed, through=model)
+            parts.append(self.engine.rows(trees, packed, tokens))
+        rows = Rows.cat(parts)
+        return rows.map(lambda column: column[:0]) if idle else rows
+
+    @staticmethod
+    def _all(rows: Rows) -> Rows:
+        matrix, _ = gather(rows.to_matrix())
+        return Rows.from_matrix(matrix, like=rows)
+
+
+_METRIC_NAMES = {"baseline": "kl", "shift": "rewards/shift", "log_normalizer": "log_normalizer"}
+
+
+class _EpochCallback(TrainerCallback):
+    """Tells the plan which epoch it is, so that resuming in any of them finds its order."""
+
+    def __init__(self, trainer: AlignmentTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        plan = self.trainer.plan
+        if plan is not None:
+            plan.epoch = int(state.global_step // len(plan))
+
+
+def last_checkpoint(output_dir: str | os.PathLike[str]) -> Path:
+    """The newest whole checkpoint of a run: one cut off while it was written is passed over.
+
+    Raises:
+        UserError: there is none.
+    """
+    candidates = sorted(
+        Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"),
+        key=lambda path: int(path.name.rsplit("-", 1)[1]) if path.name[-1].isdigit() else -1,
+    )
+    for path in reversed(candidates):
+        try:
+            json.loads((path / "trainer_state.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            log.warning("%s is incomplete and passed over", path)
+            continue
+        return path
+    raise UserError(f"there is no whole checkpoint in {output_dir} to resume from")
+
+
+def _examples(dataset: Any) -> Iterable[Example]:
+    if isinstance(dataset, list) and dataset and isinstance(dataset[0], Example):
+        return dataset
+    return load_examples(dataset)
+
+
+def _is_trees(dataset: Any) -> bool:
+    return isinstance(dataset, list) and bool(dataset) and isinstance(dataset[0], TokenTree)
+
+
+def _cache_folder(setting: str | None) -> Path | None:
+    if setting == "none":
+        return None
+    if setting is not None:
+        return Path(setting)
+    root = os.environ.get("TRUELINE_CACHE") or Path.home() / ".cache" / "trueline"
+    return Path(root) / "reference"
+
+
+@contextlib.contextmanager
+def _progress(title: str, total: int, quiet: bool | None) -> Any:
+    """A rich progress bar on stderr; calls back with how many more are done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), disable=bool(quiet), transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def resolved_config(args: AlignmentConfig) -> dict[str, Any]:
+    """The configuration as plain data, for the run directory."""
+    return {
+        field.name: getattr(args, field.name) for field in dataclasses.fields(args) if field.init
+    }
