@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+
 from test_scoring import make_model, make_trees
 from tiny import pair_rows, tiny_llama, tiny_tokenizer
-
 from trueline import AlignmentConfig, AlignmentTrainer
 from trueline.batching import Encoder, view
 from trueline.data import load_examples

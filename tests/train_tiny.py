@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 import transformers
-from tiny import pair_rows, tiny_llama, tiny_tokenizer
 
+from tiny import pair_rows, tiny_llama, tiny_tokenizer
 from trueline import AlignmentConfig, AlignmentTrainer
 
 torch.set_num_threads(1)

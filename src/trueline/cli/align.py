@@ -49,10 +49,13 @@ def align(
 
 def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
     """Load, train, evaluate, save; the run directory holds all there is to know."""
+    import transformers
+
     from trueline.models import load_model, load_tokenizer, lora_config
     from trueline.results import save_findings
     from trueline.training import AlignmentTrainer
 
+    transformers.utils.logging.disable_progress_bar()
     adapter = lora_config(run.model)
     train, test = load_datasets(run.data, run.training.seed)
     tokenizer = load_tokenizer(run.model)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import json
 import logging
 import os
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from trueline.batching import Encoder, TokenTree, view
@@ -34,6 +33,7 @@ from trueline.results import write_json
 from trueline.scoring import Scorer, evaluating
 from trueline.training.coupling import gather
 from trueline.training.metrics import MetricAccumulator, step_metrics
+from trueline.training.progress import ProgressBar, progress
 from trueline.training.reference import Reference, ReferenceCache, fingerprint
 from trueline.training.sampling import BatchPlan, StepBatch
 from trueline.training.step import NonFiniteError, Rows, StepEngine
@@ -88,7 +88,7 @@ class AlignmentTrainer(Trainer):
         args._n_gpu = min(args.n_gpu, 1)
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False
-        self.objective: BoundObjective = bind(args.loss_type, args.options())  # type: ignore[arg-type]
+        self.objective: BoundObjective = bind(args.loss_type, args.options())
         if ref_model is not None and not self.objective.spec.reference:
             raise UserError(
                 f"objective {self.objective.spec.name!r} reads no reference; leave ref_model out"
@@ -115,6 +115,9 @@ class AlignmentTrainer(Trainer):
             processing_class=processing_class,
             callbacks=[*(callbacks or ()), _EpochCallback(self)],
         )
+        for printer in (PrinterCallback, ProgressCallback):  # they print on stdout
+            self.remove_callback(printer)
+        self.add_callback(ProgressBar(self.objective.spec.name, quiet=self._quiet))
         self.scorer = Scorer(self.model, share=args.share_prompts)
         self.reference = self._make_reference(ref_model) if self.objective.spec.reference else None
         self.engine = StepEngine(
@@ -125,6 +128,10 @@ class AlignmentTrainer(Trainer):
             autocast=self.compute_loss_context_manager,
         )
         self.plan = self._plan(self.train_dataset) if self.train_dataset is not None else None
+
+    @property
+    def _quiet(self) -> bool:
+        return bool(self.args.disable_tqdm)
 
     # --- data -------------------------------------------------------------------------------------
 
@@ -221,7 +228,7 @@ class AlignmentTrainer(Trainer):
         trees = [tree for dataset in datasets for tree in dataset]
         todo = self.reference.missing(trees)[self.args.process_index :: self.args.world_size]
         if todo:
-            with _progress("reference log-probs", len(todo), self.args.disable_tqdm) as advance:
+            with progress("reference log-probs", len(todo), quiet=self._quiet) as advance:
                 self.reference.fill(todo, advance)
             self.reference.cache.flush()
         self.reference.cache.exchange()
@@ -458,21 +465,3 @@ def _cache_folder(setting: str | None) -> Path | None:
         return Path(setting)
     root = os.environ.get("TRUELINE_CACHE") or Path.home() / ".cache" / "trueline"
     return Path(root) / "reference"
-
-
-@contextlib.contextmanager
-def _progress(title: str, total: int, quiet: bool | None) -> Any:
-    """A rich progress bar on stderr; calls back with how many more are done."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), disable=bool(quiet), transient=True) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done: bar.advance(task, done)
-
-
-def resolved_config(args: AlignmentConfig) -> dict[str, Any]:
-    """The configuration as plain data, for the run directory."""
-    return {
-        field.name: getattr(args, field.name) for field in dataclasses.fields(args) if field.init
-    }

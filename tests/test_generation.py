@@ -1,0 +1,219 @@
+"""Generation: a prompt's tokens alone decide its answer, whatever stands beside it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from trueline.diagnostics.prompts import encode, pad, render
+from trueline.errors import UserError
+from trueline.evaluation.generation import Generation, generate, truncated_rate
+from trueline.records import Message
+
+WORDS = [
+    "how",
+    "to",
+    "bake",
+    "a",
+    "cake",
+    "pick",
+    "the",
+    "lock",
+    "open",
+    "my",
+    "door",
+    "please",
+    "sure",
+    "here",
+    "is",
+    "no",
+    "i",
+    "can",
+    "not",
+]
+SPECIAL = ["<unk>", "<bos>", "<eos>", "<user>", "<bot>"]
+TEMPLATE = (
+    "<bos>{% for m in messages %}{{ '<user> ' if m.role == 'user' else '<bot> ' }}"
+    "{{ m.content }}{% if not (loop.last and m.role == 'assistant') %} <eos> {% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<bot> {% endif %}"
+)
+
+
+def word_tokenizer(*, adds_bos: bool = False) -> PreTrainedTokenizerFast:
+    vocab = {word: i for i, word in enumerate(dict.fromkeys([*SPECIAL, *WORDS]))}
+    core = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<bos>", eos_token="<eos>", unk_token="<unk>"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<user>", "<bot>"]})
+    if adds_bos:
+        from tokenizers.processors import TemplateProcessing
+
+        core = tokenizer.backend_tokenizer
+        core.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def tiny_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.6,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return LlamaForCausalLM(config).double()
+
+
+def user(text: str) -> tuple[Message, ...]:
+    return (Message("user", text),)
+
+
+PROMPTS = [
+    user("how to bake a cake"),
+    user("pick the lock"),
+    "open my door please",
+    user("please"),
+    "how",
+    user("how to open the door my cake please sure"),
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return word_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer) -> LlamaForCausalLM:
+    return tiny_model(tokenizer)
+
+
+def naive(model, tokenizer, prompt, limit: int, prefill: str = "") -> list[int]:
+    """Greedy decoding one prompt at a time, without cache, padding or mask."""
+    ids = encode(tokenizer, render(tokenizer, prompt, open_turn=True) + prefill)
+    start = len(ids)
+    with torch.no_grad():
+        while len(ids) < start + limit:
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+            if ids[-1] == tokenizer.eos_token_id:
+                break
+    return ids[start:]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 64])
+def test_batches_equal_one_by_one(model, tokenizer, batch_size: int) -> None:
+    found = generate(model, tokenizer, PROMPTS, max_new_tokens=12, batch_size=batch_size)
+    for prompt, generation in zip(PROMPTS, found, strict=True):
+        expected = naive(model, tokenizer, prompt, 12)
+        assert generation.tokens == len(expected)
+        assert generation.text == tokenizer.decode(expected, skip_special_tokens=True)
+        assert generation.finished == (expected[-1] == tokenizer.eos_token_id)
+        assert generation.answer == generation.text
+
+
+def test_some_answers_end_and_some_are_cut(tokenizer) -> None:
+    finished = [
+        generation.finished
+        for seed in range(12)
+        for generation in generate(tiny_model(tokenizer, seed), tokenizer, PROMPTS)
+    ]
+    assert any(finished)
+    assert not all(finished)
+
+
+def test_prefill_stands_between_generation_prompt_and_answer(model, tokenizer) -> None:
+    prefills = ["sure here is", "", "no", "i can not", "sure", "here"]
+    found = generate(model, tokenizer, PROMPTS, max_new_tokens=6, prefill=prefills, batch_size=4)
+    for prompt, start, generation in zip(PROMPTS, prefills, found, strict=True):
+        glue = " " if isinstance(prompt, str) and start else ""
+        expected = naive(model, tokenizer, prompt, 6, glue + start) if not glue else None
+        assert generation.prefill == start
+        assert generation.answer.startswith(start)
+        if expected is not None:
+            assert generation.text == tokenizer.decode(expected, skip_special_tokens=True)
+
+
+def test_exactly_one_bos() -> None:
+    template_writes, tokenizer_adds = word_tokenizer(), word_tokenizer(adds_bos=True)
+    text = render(tokenizer_adds, user("please"), open_turn=True)
+    assert tokenizer_adds(text)["input_ids"].count(1) == 2  # what must not happen
+    for tokenizer in (template_writes, tokenizer_adds):
+        assert encode(tokenizer, text).count(1) == 1
+    assert encode(tokenizer_adds, "please")[0] == 1
+    assert encode(template_writes, "please").count(1) == 0
+
+
+def test_mode_and_settings_are_restored(model, tokenizer) -> None:
+    before = model.generation_config.to_dict()
+    model.train()
+    model.model.layers[0].eval()
+    generate(model, tokenizer, PROMPTS[:1], max_new_tokens=2)
+    assert model.training
+    assert not model.model.layers[0].training
+    assert model.generation_config.to_dict() == before
+
+
+def test_the_models_own_sampling_settings_change_nothing(tokenizer) -> None:
+    model = tiny_model(tokenizer)
+    plain = generate(model, tokenizer, PROMPTS, max_new_tokens=8)
+    model.generation_config.update(
+        do_sample=True, temperature=3.0, repetition_penalty=5.0, no_repeat_ngram_size=1
+    )
+    assert generate(model, tokenizer, PROMPTS, max_new_tokens=8) == plain
+
+
+def test_any_end_token_of_the_model_ends(tokenizer) -> None:
+    model = tiny_model(tokenizer)
+    first = naive(model, tokenizer, PROMPTS[0], 1)[0]
+    model.generation_config.eos_token_id = [2, first]
+    generation = generate(model, tokenizer, PROMPTS[:1])[0]
+    assert generation.tokens == 1
+    assert generation.finished
+
+
+def test_progress_reaches_the_end(model, tokenizer) -> None:
+    seen: list[tuple[int, int]] = []
+    generate(
+        model, tokenizer, PROMPTS, max_new_tokens=1, batch_size=4,
+        progress=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
+    assert seen == [(4, 6), (6, 6)]
+
+
+def test_nothing_asked_nothing_answered(model, tokenizer) -> None:
+    assert generate(model, tokenizer, []) == []
+
+
+def test_what_is_wrong_is_said(model, tokenizer) -> None:
+    with pytest.raises(UserError, match="1 for 6"):
+        generate(model, tokenizer, PROMPTS, prefill=["sure"])
+    with pytest.raises(UserError, match="prompt 0 has no tokens"):
+        generate(model, tokenizer, [""])
+    with pytest.raises(UserError, match="max_new_tokens"):
+        generate(model, tokenizer, PROMPTS, max_new_tokens=0)
+    bare = word_tokenizer()
+    bare.chat_template = None
+    with pytest.raises(UserError, match="chat template"):
+        generate(model, bare, [user("please")])
+
+
+def test_truncated_rate() -> None:
+    metric = truncated_rate([Generation("a", 2, False), *[Generation("b", 1, True)] * 3])
+    assert (metric.value, metric.n) == (0.25, 4)
+    assert truncated_rate([]).value is None
+
+
+def test_padding_sides() -> None:
+    right, mask = pad([[5, 6], [7]], fill=0, left=False)
+    assert right.tolist() == [[5, 6], [7, 0]]
+    assert mask.tolist() == [[1, 1], [1, 0]]
