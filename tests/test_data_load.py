@@ -136,7 +136,7 @@ def test_drops_are_counted_by_reason_with_the_first_five_places(tmp_path):
         ("a.jsonl.gz", b"no gzip", "not a sound gzip file"),
         (
             "a.json",
-            b'[{"text": "a"}, {"text": oops}, {"text": "b"}]',
+            b'[{"text": "a"}, {"text": oops}, {}]',
             "a.json:row 2: not valid JSON",
         ),
         ("a.json", b'[{"text": "a"}, {"text": "b', "a.json:row 2: not valid JSON"),

@@ -64,6 +64,10 @@ def test_only_the_assistants_words_are_scored():
     branch = tree.branches[0]
     assert words(tokenizer, branch.ids) == "no </s> user : why ? assistant : yes </s>"
     assert words(tokenizer, branch.ids[branch.mask]) == "no </s> yes </s>"
+    twice = (Message("assistant", "no"), Message("assistant", "yes"))
+    again = Encoder(tokenizer)(Example((Message("user", "why ?"),), (Completion(twice),)))
+    ids = again.branches[0].ids[again.branches[0].mask]
+    assert words(tokenizer, ids) == "no </s> yes </s>"
     batch = pack([tree])
     assert batch.targets.tolist() == branch.ids[branch.mask].tolist()
     row = batch.input_ids[0]

@@ -152,7 +152,7 @@ def run_script(folder, *arguments, processes=1, wait=True):
 
 
 def test_two_processes_equal_one(tmp_path):
-    """gloo; 27 rows in batches of 8: the last step leaves the second rank with one tree of three."""
+    """gloo; 27 rows in batches of 8: the epoch's last batch of 3 splits into 2 and 1."""
     names = ["dpo", "kto", "bco", "kldo"]
     run_script(tmp_path / "two", *names, processes=2)
     run_script(tmp_path / "one", *names)

@@ -4,48 +4,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-WORDS = [
-    "the",
-    "sky",
-    "is",
-    "blue",
-    "green",
-    "red",
-    "sea",
-    "what",
-    "color",
-    "grass",
-    "say",
-    "why",
-    "because",
-    "no",
-    "yes",
-    "maybe",
-    "we",
-    "help",
-    "sorry",
-    "cannot",
-    "a",
-    "an",
-    "it",
-    "of",
-    "in",
-    "on",
-    "user",
-    "assistant",
-    ":",
-    ".",
-    ",",
-    "?",
-    "!",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-]
+WORDS = (
+    "the sky is blue green red sea what color grass say why because no yes maybe we help sorry "
+    "cannot a an it of in on user assistant : . , ? ! one two three four five six seven"
+).split()
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"

@@ -21,7 +21,7 @@ DATA = "../shared/data/hh-rlhf-harmless-base-test.jsonl.gz"
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}Assistant: {{ message['content'] }}{{ eos_token }}"
-    "{% else %}Human: {{ message['content'] }}{% endif %}\n\n{% endfor %}"
+    "{% else %}Human: {{ message['content'] }}{% endif %}{{ '\n\n' }}{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 

@@ -80,8 +80,9 @@ class Encoder:
     - Too long: the prompt loses tokens from its left (never BOS) before a completion loses any
       from its right, and a completion keeps at least one token.
 
-    ``counts`` holds what happened: ``prompts_truncated``, ``completions_truncated``,
-    ``boundary_merges`` (the tokenizer would merge across the boundary; the sides are encoded apart).
+    ``counts`` holds what happened: ``prompts_truncated``, ``completions_truncated`` and
+    ``boundary_merges`` (the tokenizer would merge across the boundary; the sides are encoded
+    apart).
 
     Args:
         tokenizer: any Hugging Face tokenizer; messages need its ``chat_template``.
@@ -132,22 +133,20 @@ class Encoder:
         return self._truncate(tree)
 
     def _render(self, text: Text) -> str:
-        return text if isinstance(text, str) else self._template(text, open_turn=True)
+        if isinstance(text, str):
+            return text
+        if text[-1].role == "assistant":  # the completion goes on with this turn
+            return self._template(text, continue_final_message=True)
+        return self._template(text, add_generation_prompt=True)
 
-    def _template(self, messages: Sequence[Message], *, open_turn: bool) -> str:
+    def _template(self, messages: Sequence[Message], **how: bool) -> str:
         if self.tokenizer.chat_template is None:
             raise UserError(
                 "the data is conversational and the tokenizer has no chat template; give the "
                 "tokenizer one, or convert the data to plain text"
             )
-        continues = open_turn and messages[-1].role == "assistant"
-        rendered = self.tokenizer.apply_chat_template(
-            [message.to_dict() for message in messages],
-            tokenize=False,
-            add_generation_prompt=open_turn and not continues,
-            continue_final_message=continues,
-        )
-        return str(rendered)
+        turns = [message.to_dict() for message in messages]
+        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, **how))
 
     def _ids(self, text: str) -> Ids:
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -189,10 +188,10 @@ class Encoder:
             history = (*prompt, *completion[: index + 1])
             scored = message.role == "assistant"
             if scored and index:
-                opened = self._template(history[:-1], open_turn=True)
+                opened = self._template(history[:-1], add_generation_prompt=True)
                 yield self._rest(opened, done), False
                 done = opened
-            closed = self._template(history, open_turn=False)
+            closed = self._template(history)
             yield self._rest(closed, done), scored
             done = closed
 

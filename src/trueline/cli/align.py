@@ -123,17 +123,19 @@ def load_datasets(data: DataArguments, seed: int) -> tuple[list[Example], list[E
 def _read(data: DataArguments, source: str, split: str) -> list[Example]:
     from trueline.data import load_examples
 
+    single = Path(source).is_file()  # which has no splits
     examples = load_examples(
         source,
-        split=split,
+        split="train" if single else split,
         name=data.dataset_config,
         skip_bad=data.skip_bad,
         form=data.dataset_form,
         limit=data.max_samples,
     )
     rows = list(examples)
-    if examples.report.dropped:
-        console.print(f"{source}: dropped {examples.report.dropped}", style="yellow")
+    for reason, drop in examples.report.dropped.items():
+        places = ", ".join(drop.places)
+        console.print(f"dropped {drop.count} rows, {reason}: {places}", style="yellow")
     return rows
 
 

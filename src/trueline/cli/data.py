@@ -2,11 +2,198 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+from rich.table import Table
+from rich.text import Text
+
+from trueline.cli.common import Json, console, print_json
+
+if TYPE_CHECKING:
+    from trueline.batching import Encoder
+    from trueline.data import DataSummary, Examples
+    from trueline.records import Example
 
 app = typer.Typer(no_args_is_help=True, help="Inspect, convert and curate data.")
+
+Source = Annotated[str, typer.Argument(help="A file, a directory, or a hub id (org/name).")]
+Split = Annotated[str, typer.Option(help="Split of a hub data set or of a directory.")]
+Name = Annotated[str | None, typer.Option(help="Configuration of a hub data set.")]
+Form = Annotated[str | None, typer.Option(help="The data's form, where its columns do not tell.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out and count them.")]
+Limit = Annotated[int | None, typer.Option(help="Stop after this many examples.")]
+
+STYLES = {"prompt": "dim", "chosen": "green", "desirable": "green", "rejected": "red"}
+SHOWN = 600  # characters of each part of the example that is shown
 
 
 @app.callback()
 def root() -> None:
     """Inspect, convert and curate data."""
+
+
+@app.command()
+def inspect(
+    source: Source,
+    split: Split = "train",
+    name: Name = None,
+    form: Form = None,
+    skip_bad: SkipBad = False,
+    limit: Limit = None,
+    model: Annotated[
+        str | None, typer.Option(help="Count tokens too, with this model's tokenizer.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Say what is in the data and what to mend: lengths, duplicates, balance, bias, bad rows."""
+    from trueline.data import inspect_examples, load_examples
+
+    encode = _encoder(model)
+    examples = load_examples(
+        source, split=split, name=name, form=form, skip_bad=skip_bad, limit=limit
+    )
+    with _progress(examples):
+        summary = inspect_examples(examples, encode=encode)
+    if json:
+        print_json({"source": source, **summary.to_dict()})
+        return
+    _show(source, summary)
+    example = next(iter(examples))
+    _show_example(example)
+    if encode is not None:
+        _show_tokens(example, encode)
+
+
+@app.command()
+def convert(
+    source: Source,
+    output: Annotated[Path, typer.Argument(help="File to write; its ending says the type.")],
+    to: Annotated[str, typer.Option(help="preference, unpaired, sft, kldo or example.")],
+    split: Split = "train",
+    name: Name = None,
+    form: Form = None,
+    skip_bad: SkipBad = False,
+    limit: Limit = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that exists.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Write the data in another form or file type."""
+    from trueline.data import load_examples, write_examples
+
+    examples = load_examples(
+        source, split=split, name=name, form=form, skip_bad=skip_bad, limit=limit
+    )
+    with _progress(examples):
+        written = write_examples(examples, output, to, overwrite=overwrite)
+    report = examples.report.to_dict()
+    if json:
+        print_json({"source": source, "output": output, **asdict(written), "read": report})
+        return
+    console.print(Text(f"{written.rows:,} rows in form {to!r} written to {output}"))
+    if written.left_out:
+        console.print(f"{written.left_out} completions have no place in this form; left out")
+    _show_dropped(report["dropped"])
+
+
+def _encoder(model: str | None) -> Encoder | None:
+    """What counts tokens and shows the completion mask: the training's own encoder, uncut."""
+    if model is None:
+        return None
+    from trueline.batching import Encoder
+    from trueline.config import ModelArguments
+    from trueline.models import load_tokenizer
+
+    return Encoder(load_tokenizer(ModelArguments(model_name_or_path=model)), max_length=None)
+
+
+@contextmanager
+def _progress(examples: Examples) -> Iterator[None]:
+    """A line on stderr that tells how many rows were read, while it lasts."""
+    with console.status(_Reading(examples)):
+        yield
+
+
+class _Reading:
+    """Drawn anew with every frame of the status line."""
+
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
+
+    def __rich__(self) -> Text:
+        return Text(f"{self.examples.report.rows:,} rows read")
+
+
+def _show(source: str, summary: DataSummary) -> None:
+    totals = (
+        f"  form {summary.form}  {summary.rows:,} rows  {summary.examples:,} examples  "
+        f"{summary.completions:,} completions  {summary.pairs:,} pairs"
+    )
+    console.print(Text(source, "bold") + Text(totals))
+    for unit, lengths in (("characters", summary.characters), ("tokens", summary.tokens)):
+        if lengths:
+            table = Table("part", "n", "min", "median", "mean", "p95", "max", title=unit)
+            for part, row in lengths.items():
+                table.add_row(part, *(f"{value:,.0f}" for value in asdict(row).values()))
+            console.print(table)
+    facts = Table("what", "value", title="contents")
+    for rate in summary.rates:
+        facts.add_row(rate.name.replace("_", " "), str(rate))
+    for what, count in summary.duplicates.items():
+        facts.add_row("contradictions" if what[0] == "c" else f"repeated {what}", f"{count:,}")
+    for kind, counts in summary.balance.items():
+        facts.add_row(kind, ", ".join(f"{count:,} {value}" for value, count in counts.items()))
+    console.print(facts)
+    _show_dropped(summary.dropped)
+    for sentence in summary.advice:
+        console.print(Text(f"• {sentence}", "yellow"))
+
+
+def _show_dropped(dropped: dict[str, Any]) -> None:
+    if not dropped:
+        return
+    table = Table("dropped because", "rows", "first places", title="dropped")
+    for reason, drop in dropped.items():
+        table.add_row(Text(reason), f"{drop['count']:,}", Text(", ".join(drop["places"])))
+    console.print(table)
+
+
+def _show_example(example: Example) -> None:
+    """One example, each part labeled; its text is never markup and never a terminal's command."""
+    parts = [("prompt", example.prompt)]
+    roles = dict.fromkeys(range(len(example.completions)), "completion")
+    for index, completion in enumerate(example.completions):
+        if completion.desirable is not None:
+            roles[index] = "desirable" if completion.desirable else "undesirable"
+    for chosen, rejected in example.pairs:
+        roles |= {chosen: "chosen", rejected: "rejected"}
+    parts += [(role, example.completions[index].content) for index, role in roles.items()]
+    console.rule(Text(example.id or "example"))
+    for role, content in parts:
+        text = content
+        if not isinstance(text, str):
+            text = "\n".join(f"{turn.role}: {turn.content}" for turn in text)
+        shown = "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text[:SHOWN])
+        if len(text) > SHOWN:
+            shown += f"… ({len(text):,} characters)"
+        style = STYLES.get(role, "red" if role == "undesirable" else "cyan")
+        console.print(Text(f"{role.upper()} ", f"bold {style}") + Text(shown, style))
+
+
+def _show_tokens(example: Example, encode: Encoder) -> None:
+    """The tokens as training sees them: what is scored stands out, the rest is context."""
+    tree = encode(example)
+    console.rule(Text("tokens: the scored ones are reversed"))
+    for index, branch in enumerate(tree.branches):
+        line = Text(f"COMPLETION {index + 1} ", "bold")
+        context = encode.tokenizer.decode(tree.prompt.tolist())[-SHOWN:]
+        line.append(context, "dim")
+        for token, scored in zip(branch.ids.tolist(), branch.mask.tolist(), strict=True):
+            line.append(encode.tokenizer.decode([token]), "reverse green" if scored else "dim")
+        console.print(line)

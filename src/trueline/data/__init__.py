@@ -1,0 +1,25 @@
+"""Data: every common form in, one kind of record out, as a stream; inspect it, convert it."""
+
+from trueline.data.convert import TARGETS, WriteReport, write_examples
+from trueline.data.forms import FORMS, Form, detect
+from trueline.data.inspect import DataSummary, inspect_examples
+from trueline.data.load import Drop, Examples, LoadReport, load_examples
+from trueline.data.readers import DataError
+from trueline.data.tally import Lengths
+
+__all__ = [
+    "FORMS",
+    "TARGETS",
+    "DataError",
+    "DataSummary",
+    "Drop",
+    "Examples",
+    "Form",
+    "Lengths",
+    "LoadReport",
+    "WriteReport",
+    "detect",
+    "inspect_examples",
+    "load_examples",
+    "write_examples",
+]

@@ -1,0 +1,33 @@
+"""`trueline report RUN ...`: one HTML file that shows what one run did, or compares several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trueline.cli.common import Json, console, print_json
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where to; report.html in the run, or here for several runs."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write one self-contained HTML file that shows what one run did, or compares several."""
+    from trueline.report import load_run, render_report, report_from_runs
+
+    missing = {str(path): load_run(path).missing for path in runs}
+    target = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
+    path = render_report(report_from_runs(runs), target)
+    for run, pieces in missing.items():
+        for piece in pieces:
+            console.print(f"{run}: {piece}", markup=False, highlight=False)
+    if json:
+        print_json({"report": str(path), "runs": [str(run) for run in runs], "missing": missing})
+    else:
+        console.print(f"wrote {path}", markup=False, highlight=False)

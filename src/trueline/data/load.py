@@ -1,0 +1,176 @@
+"""Rows become examples: read as a stream, checked one by one, every drop counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, islice
+from typing import Any
+
+from trueline.data import forms
+from trueline.data.fields import reason
+from trueline.data.readers import DataError, Row
+from trueline.data.sources import Open, Source, open_source
+from trueline.records import Example, RecordError
+from trueline.registry import UnknownNameError
+
+PLACES = 5  # how many places a report names for each reason
+LOOK_AHEAD = 100  # rows among which skip_bad looks for one whose form is known
+
+
+@dataclass(slots=True)
+class Drop:
+    """Rows dropped for one reason: how many, and where the first few are."""
+
+    count: int = 0
+    places: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class LoadReport:
+    """What became of the rows: ``rows == examples + dropped rows``, reason by reason."""
+
+    rows: int = 0
+    examples: int = 0
+    dropped: dict[str, Drop] = field(default_factory=dict)
+
+    def drop(self, place: str, error: Exception) -> None:
+        """Count a row that could not be used."""
+        entry = self.dropped.setdefault(reason(error), Drop())
+        entry.count += 1
+        if len(entry.places) < PLACES:
+            entry.places.append(place)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready data."""
+        return asdict(self)
+
+
+class Examples:
+    """A stream of :class:`~trueline.records.Example`; each iteration reads the source anew.
+
+    ``report`` tells of the latest iteration so far. An iterator as source can be read once.
+    """
+
+    def __init__(
+        self,
+        rows: Open,
+        *,
+        form: forms.Form | None = None,
+        skip_bad: bool = False,
+        limit: int | None = None,
+    ) -> None:
+        self.report = LoadReport()
+        self._open = rows
+        self._form = form
+        self._skip_bad = skip_bad
+        self._limit = limit
+        self._begun: Iterator[Row] | None = None
+
+    @property
+    def form(self) -> forms.Form:
+        """The rows' form: the one asked for, or the one the first row's columns tell."""
+        if self._form is None:
+            self._form = self._detect()
+        return self._form
+
+    def _detect(self) -> forms.Form:
+        rows, seen = self._open(), []
+        first_fault: DataError | None = None
+        for row in islice(rows, LOOK_AHEAD if self._skip_bad else 1):
+            seen.append(row)
+            try:
+                found = _form_of(row.value)
+            except RecordError as error:
+                first_fault = first_fault or DataError(row.place, error)
+            else:
+                self._begun = chain(seen, rows)  # an iterator's rows cannot be read again
+                return found
+        raise first_fault or DataError("source", "no rows; nothing can be learned from nothing")
+
+    def __iter__(self) -> Iterator[Example]:
+        report = self.report = LoadReport()
+        form = self.form
+        rows, self._begun = self._begun or self._open(), None
+        for row in rows:
+            report.rows += 1
+            try:
+                example = _read(form, row)
+            except RecordError as error:
+                if not self._skip_bad:
+                    raise DataError(row.place, error) from None
+                report.drop(row.place, error)
+                continue
+            report.examples += 1
+            yield example
+            if report.examples == self._limit:
+                return
+        if not report.examples:
+            raise _none_left(report)
+
+
+def _form_of(value: Any) -> forms.Form:
+    if isinstance(value, RecordError):
+        raise value
+    if isinstance(value, Example):
+        return forms.FORMS["example"]
+    if not isinstance(value, Mapping):
+        raise RecordError(f"a row must be an object with columns, got {type(value).__name__}")
+    return forms.detect(value)
+
+
+def _read(form: forms.Form, row: Row) -> Example:
+    if isinstance(row.value, RecordError):
+        raise row.value
+    if isinstance(row.value, Example):
+        return row.value if row.value.id else replace(row.value, id=row.place)
+    return form(row.value, row.place)
+
+
+def _none_left(report: LoadReport) -> DataError:
+    if not report.dropped:
+        return DataError("source", "no rows; nothing can be learned from nothing")
+    why, drop = max(report.dropped.items(), key=lambda item: item[1].count)
+    return DataError(drop.places[0], f"none of {report.rows} rows can be used; most often: {why}")
+
+
+def load_examples(
+    source: Source,
+    *,
+    split: str = "train",
+    name: str | None = None,
+    skip_bad: bool = False,
+    form: str | None = None,
+    limit: int | None = None,
+) -> Examples:
+    """Examples from a file, a directory, the hub, or rows in memory, as a stream.
+
+    Memory does not grow with the data. Each example's ``id`` is its place, ``file.jsonl:17``.
+
+    Args:
+        source: a .jsonl, .json, .csv (each also .gz) or .parquet file; a directory of such files;
+            a hub id ``org/name``; a data set or any iterable of mappings or Examples.
+        split: which split of a hub data set, or of a directory whose file names tell splits.
+        name: which configuration of a hub data set.
+        skip_bad: leave bad rows out and count them in ``.report``, instead of stopping.
+        form: one of ``FORMS``, where the columns alone do not tell it.
+        limit: stop after this many examples.
+
+    Raises:
+        DataError: the source cannot be read, or (without ``skip_bad``) a row cannot be used; the
+            message names file and line, what is wrong, and what to do. Row errors come up while
+            iterating.
+
+    Example:
+        >>> examples = load_examples([{"prompt": "Sky?", "chosen": "Blue.", "rejected": "Green."}])
+        >>> examples.form.name, next(iter(examples)).prompt
+        ('preference', 'Sky?')
+    """
+    if limit is not None and limit < 1:
+        raise DataError("limit", f"expected 1 or more, got {limit}")
+    try:
+        chosen = None if form is None else forms.FORMS[form]
+    except UnknownNameError as error:
+        raise DataError("form", error) from None
+    rows = open_source(source, split=split, name=name)
+    return Examples(rows, form=chosen, skip_bad=skip_bad, limit=limit)
