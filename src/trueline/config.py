@@ -98,6 +98,8 @@ class DataArguments:
         test_size: share of the training rows held out for evaluation, whole prompts at a time,
             where there is no test split. 0 holds out none.
         dataset_form: the form by name, where detection should not decide.
+        as_chat: wrap plain-text prompts and answers as a user's and an assistant's turn, so that the
+            tokenizer's chat template applies to them.
         skip_bad: drop broken rows and report them, rather than stop.
         max_samples: only the first so many rows.
     """
@@ -109,6 +111,7 @@ class DataArguments:
     eval_dataset_name: str | None = None
     test_size: float = 0.0
     dataset_form: str | None = None
+    as_chat: bool = False
     skip_bad: bool = False
     max_samples: int | None = None
 

@@ -51,6 +51,7 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
     """Load, train, evaluate, save; the run directory holds all there is to know."""
     import transformers
 
+    from trueline.errors import UserError
     from trueline.models import load_model, load_tokenizer, lora_config
     from trueline.results import save_findings
     from trueline.training import AlignmentTrainer
@@ -58,9 +59,20 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
     transformers.utils.logging.disable_progress_bar()
     adapter = lora_config(run.model)
     train, test = load_datasets(run.data, run.training.seed)
+    if test is None and str(getattr(run.training.eval_strategy, "value", "no")) != "no":
+        raise UserError(
+            "eval_strategy asks for evaluation and there is no held-out data; set test_size (a "
+            "share of the prompts) or eval_dataset_name, or eval_strategy: 'no'"
+        )
     tokenizer = load_tokenizer(run.model)
     model = load_model(run.model)
     reference = run.model.reference_model_name_or_path
+    if tokenizer.chat_template and not train[0].conversational:
+        console.print(
+            "note: the data is plain text, so the tokenizer's chat template is not applied; "
+            "as_chat: true makes a conversation of it",
+            style="dim",
+        )
     trainer = AlignmentTrainer(
         model,
         load_model(run.model, name=reference) if reference else None,
@@ -122,6 +134,7 @@ def load_datasets(data: DataArguments, seed: int) -> tuple[list[Example], list[E
 
 def _read(data: DataArguments, source: str, split: str) -> list[Example]:
     from trueline.data import load_examples
+    from trueline.data.chat import as_chat
 
     single = Path(source).is_file()  # which has no splits
     examples = load_examples(
@@ -132,7 +145,7 @@ def _read(data: DataArguments, source: str, split: str) -> list[Example]:
         form=data.dataset_form,
         limit=data.max_samples,
     )
-    rows = list(examples)
+    rows = [as_chat(example) if data.as_chat else example for example in examples]
     for reason, drop in examples.report.dropped.items():
         places = ", ".join(drop.places)
         console.print(f"dropped {drop.count} rows, {reason}: {places}", style="yellow")

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from trueline.cli import align, data
+from trueline.cli import align, data, report
 from trueline.errors import UserError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(context_settings=align.CONTEXT)(align.align)
+app.command()(report.report)
 app.add_typer(data.app, name="data")
 
 

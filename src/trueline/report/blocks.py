@@ -1,0 +1,239 @@
+"""What a report is made of: plain data that says what to show and nothing about how it looks.
+
+Every string is data. It may come from a model or from an attacker, and is escaped wherever it
+ends up: in the page, in a figure's hover text, in the page's JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from trueline.errors import UserError
+from trueline.results import Metric
+
+Cell: TypeAlias = str | int | float | Metric | None
+"""A table's cell. A Metric is drawn with its interval and reads "unscored" without a value; None is
+a dash: there is nothing to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Paragraphs; a blank line separates them. ``note=True`` sets them apart, as advice."""
+
+    text: str
+    note: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Highlight:
+    """One number that the reader should take away.
+
+    Args:
+        label: what it is, in the reader's words: "Attack success".
+        value: now, for the model the report is about.
+        before: the same number for the model it is compared with, or None.
+        better: which direction is good; None where there is no good direction.
+        note: a few words below the number.
+    """
+
+    label: str
+    value: Metric
+    before: Metric | None = None
+    better: Literal["lower", "higher"] | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Highlights:
+    """A row of a few numbers."""
+
+    items: Sequence[Highlight]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of cells under column heads; the first column names its row.
+
+    ``compare`` says whose metrics share the little interval bars' scale: those of a row (models
+    stand in columns) or those of a column (models stand in rows). Rates always run from 0 to 1.
+    ``changes`` names the columns that hold differences: they get a sign, percentage points for
+    rates, and a scale of their own around zero.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    title: str = ""
+    caption: str = ""
+    compare: Literal["row", "column"] = "row"
+    changes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.changes:
+            if name not in self.columns:
+                raise UserError(
+                    f"table {self.title!r}: no column {name!r} among {list(self.columns)}"
+                )
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise UserError(
+                    f"table {self.title!r}: a row has {len(row)} cells and there are "
+                    f"{len(self.columns)} columns"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class RateChart:
+    """Dots with whiskers: one line for each group, one dot for each series (a model).
+
+    ``series`` maps a model to one metric for each group, None where it was not measured.
+    """
+
+    groups: Sequence[str]
+    series: Mapping[str, Sequence[Metric | None]]
+    title: str = ""
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        for name, metrics in self.series.items():
+            if len(metrics) != len(self.groups):
+                raise UserError(
+                    f"chart {self.title!r}: {name!r} has {len(metrics)} metrics for "
+                    f"{len(self.groups)} groups"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class ScatterPanel:
+    """One model's prompts in the plane: coordinates, labels, and what each prompt says."""
+
+    title: str
+    x: Sequence[float]
+    y: Sequence[float]
+    harmful: Sequence[bool]
+    text: Sequence[str] = ()
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.x), len(self.y), len(self.harmful), len(self.text) or len(self.x)}
+        if len(sizes) > 1:
+            raise UserError(f"scatter {self.title!r}: x, y, harmful and text differ in length")
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """Panels side by side.
+
+    ``same_scale`` gives all panels the same axes; None does so where no panel's cloud is more
+    than three times as wide as another's. (Each panel is a plane of its own: the scale may be
+    compared, the place may not.)
+    """
+
+    panels: Sequence[ScatterPanel]
+    title: str = ""
+    caption: str = ""
+    same_scale: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One curve. ``tone`` fixes its color by meaning; ``dashed`` marks evaluation."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    tone: Literal["good", "bad", "main", "other"] = "main"
+    dashed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePanel:
+    """Curves on common axes."""
+
+    title: str
+    unit: str
+    lines: Sequence[Line]
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """Panels of curves over one horizontal axis."""
+
+    panels: Sequence[CurvePanel]
+    title: str = ""
+    caption: str = ""
+    x_label: str = "step"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one model answered. ``verdict`` is the judge's word; ``bad`` whether it is a failure."""
+
+    model: str
+    text: str
+    verdict: str = ""
+    bad: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A prompt and the models' answers. ``sensitive`` blurs them until they are asked for."""
+
+    prompt: str
+    answers: Sequence[Answer]
+    sensitive: bool = False
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Prompts with each model's answer side by side."""
+
+    items: Sequence[Sample]
+    title: str = ""
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Names and values (nested mappings are flattened with dots), folded away unless ``open``.
+
+    ``command`` is shown first, as what to type to run it again.
+    """
+
+    title: str
+    items: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+    open: bool = False
+
+
+Block: TypeAlias = Text | Highlights | Table | RateChart | Scatter | Curves | Samples | Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading, what it says in words, and what shows it."""
+
+    title: str
+    text: str = ""
+    blocks: Sequence[Block] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The whole page: the summary in words first, then the sections.
+
+    Args:
+        title: the page's heading.
+        summary: the result in words; a blank line separates paragraphs.
+        sections: what follows.
+        highlights: the few numbers under the summary.
+        subtitle: one line under the title: the model, the date, the objective.
+    """
+
+    title: str
+    summary: str
+    sections: Sequence[Section] = ()
+    highlights: Sequence[Highlight] = ()
+    subtitle: str = ""

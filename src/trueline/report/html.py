@@ -1,0 +1,109 @@
+"""One self-contained HTML file: opens offline, asks for nothing, runs only its own two scripts.
+
+Safety does not rest on care alone. The template escapes everything; figure data is JSON whose
+``<``, ``>`` and ``&`` are escaped, so no string can close its script element; and a content
+security policy lets the page run the two scripts whose hashes it names, and load nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from trueline.report import figures
+from trueline.report.blocks import Report, Section
+from trueline.report.view import Views, highlight_view, paragraphs
+
+HERE = Path(__file__).parent
+
+
+def render_html(report: Report) -> str:
+    """The page's text."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    views = Views()
+    sections = [_section(views, i, section) for i, section in enumerate(report.sections, start=1)]
+    scripts = [(HERE / "page.js").read_text("utf-8")]
+    if views.figures:
+        scripts.insert(0, _plotly())
+    page: str = environment.get_template("template.html.j2").render(
+        title=report.title,
+        subtitle=report.subtitle,
+        summary=paragraphs(report.summary),
+        page_highlights=[highlight_view(item) for item in report.highlights],
+        sections=sections,
+        style=Markup((HERE / "page.css").read_text("utf-8")),
+        palette=_palette(),
+        figures={"figures": views.figures, "dark": figures.DARK} if views.figures else None,
+        scripts=[Markup(script) for script in scripts],
+        policy=_policy(scripts),
+    )
+    return page.lstrip()
+
+
+def render_report(report: Report, out_path: str | os.PathLike[str]) -> Path:
+    """Write the report as one HTML file and return its path.
+
+    A reader of the path sees the old file or the whole new one, never a part. Folders are made
+    as needed.
+
+    Args:
+        report: what to show.
+        out_path: where to; usually ``report.html`` in the run directory.
+    """
+    path = Path(out_path)
+    text = render_html(report)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(text, "utf-8", newline="\n")
+    os.replace(part, path)
+    return path
+
+
+def _section(views: Views, index: int, section: Section) -> dict[str, Any]:
+    return {
+        "id": f"section-{index}",
+        "title": section.title,
+        "paragraphs": paragraphs(section.text),
+        "blocks": [views.view(block) for block in section.blocks],
+    }
+
+
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    script: str = get_plotlyjs()
+    if "</script" in script.lower():
+        raise RuntimeError("this version of plotly.js cannot stand inside a page")
+    return script
+
+
+def _policy(scripts: list[str]) -> str:
+    """The content security policy: nothing from anywhere, and only these scripts."""
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        for script in scripts
+    )
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _palette() -> dict[str, dict[str, str]]:
+    """The figures' colors by name, for the page's own dots and legends."""
+    light = {"ink": figures.INK, "muted": figures.MUTED, "grid": figures.GRID,
+             "ground": figures.GROUND, "good": figures.GOOD, "bad": figures.BAD}  # fmt: skip
+    light |= {f"m{i}": color for i, color in enumerate(figures.MODELS)}
+    return {"light": light, "dark": {name: figures.DARK[color] for name, color in light.items()}}

@@ -1,0 +1,58 @@
+(() => {
+  "use strict";
+  const data = JSON.parse(document.getElementById("figure-data")?.textContent ?? "null");
+  const system = window.matchMedia("(prefers-color-scheme: dark)");
+  const config = { displayModeBar: false, responsive: true };
+
+  // Every light color in a figure has a dark form; other strings pass through unchanged.
+  const inColors = (value, colors) => {
+    if (typeof value === "string") return colors[value] ?? value;
+    if (Array.isArray(value)) return value.map((item) => inColors(item, colors));
+    if (value === null || typeof value !== "object") return value;
+    return Object.fromEntries(
+      Object.entries(value).map(([key, item]) => [key, inColors(item, colors)]),
+    );
+  };
+
+  const draw = (dark, width) => {
+    for (const [id, figure] of Object.entries(data?.figures ?? {})) {
+      const place = document.getElementById(id);
+      const shown = inColors(figure, dark ? data.dark : {});
+      if (width) Object.assign(shown.layout, { width: width(place), autosize: false });
+      Plotly.react(place, shown.data, shown.layout, config);
+    }
+  };
+
+  if (data) {
+    draw(system.matches);
+    system.addEventListener("change", () => draw(system.matches));
+    // Paper is light and narrower than most windows.
+    window.addEventListener("beforeprint", () =>
+      draw(false, (place) => (place.closest(".panels") ? 316 : 650)),
+    );
+    window.addEventListener("afterprint", () => draw(system.matches));
+  }
+
+  const reveal = (button, shown) => {
+    const body = document.getElementById(button.getAttribute("aria-controls"));
+    body.classList.toggle("veiled", !shown);
+    body.inert = !shown;
+    button.setAttribute("aria-expanded", String(shown));
+    button.textContent = shown ? "Hide" : "Show answers";
+  };
+  for (const button of document.querySelectorAll("button.reveal")) {
+    button.addEventListener("click", () =>
+      reveal(button, button.getAttribute("aria-expanded") !== "true"),
+    );
+  }
+  for (const button of document.querySelectorAll("button.reveal-all")) {
+    button.addEventListener("click", () => {
+      const shown = button.getAttribute("aria-pressed") !== "true";
+      button.setAttribute("aria-pressed", String(shown));
+      button.textContent = shown ? "Hide all" : "Show all";
+      for (const each of button.closest(".block").querySelectorAll("button.reveal")) {
+        reveal(each, shown);
+      }
+    });
+  }
+})();

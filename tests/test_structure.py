@@ -1,0 +1,84 @@
+"""The structure holds: imports go down in rank, packages hand names on, start-up is light."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "trueline"
+RANKS = {
+    -1: ("errors",),
+    0: ("records", "results", "registry"),
+    1: ("config", "logprobs"),
+    2: ("divergences", "data", "batching"),
+    3: ("objectives", "diagnostics"),
+    4: ("models", "scoring", "diffusion"),
+    5: ("training", "evaluation", "sandbox"),
+    6: ("report", "reproduce"),
+    7: ("cli",),
+}
+RANK = {name: rank for rank, names in RANKS.items() for name in names}
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def home(path):
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("trueline."):
+            yield node.module.split(".")[1]
+        elif isinstance(node, ast.Import):
+            yield from (n.name.split(".")[1] for n in node.names if n.name.startswith("trueline."))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_go_to_lower_ranks_only(path):
+    own = home(path)
+    if own == "__init__":
+        return
+    assert own in RANK, f"give {own} a rank"
+    for other in imported(ast.parse(path.read_text("utf-8"))):
+        assert other == own or RANK[other] < RANK[own], f"{own} imports {other}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.name == "__init__.py"], ids=str)
+def test_packages_hand_names_on_and_nothing_more(path):
+    if path.parent == SOURCE:
+        return
+    allowed = (ast.ImportFrom, ast.Import, ast.Assign, ast.AnnAssign, ast.Expr)
+    assert all(isinstance(node, allowed) for node in ast.parse(path.read_text("utf-8")).body)
+
+
+def test_help_needs_no_heavy_import():
+    code = (
+        "import sys, trueline.cli; heavy = {'torch', 'transformers', 'plotly', 'scipy', 'pandas'};"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, f"imported by the command line: {done.stderr}"
+
+
+def test_help_answers_in_half_a_second():
+    command = [str(Path(sys.executable).with_name("trueline")), "--help"]
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True)
+        times.append(time.perf_counter() - begin)
+        assert done.returncode == 0
+    assert min(times) < 0.5
+    assert "align" in done.stdout
+
+
+def test_public_names():
+    import trueline
+
+    for name in trueline.__all__:
+        assert getattr(trueline, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        trueline.nothing  # noqa: B018
