@@ -101,8 +101,7 @@ def main() -> None:
             logging_steps=20,
         ),
         train_dataset=[
-            Example("", (Completion(text),), id=f"text {i}")
-            for i, text in enumerate(texts[::2])
+            Example("", (Completion(text),), id=f"text {i}") for i, text in enumerate(texts[::2])
         ],
         processing_class=tokenizer,
     )

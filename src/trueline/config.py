@@ -98,8 +98,8 @@ class DataArguments:
         test_size: share of the training rows held out for evaluation, whole prompts at a time,
             where there is no test split. 0 holds out none.
         dataset_form: the form by name, where detection should not decide.
-        as_chat: wrap plain-text prompts and answers as a user's and an assistant's turn, so that the
-            tokenizer's chat template applies to them.
+        as_chat: wrap plain-text prompts and answers as a user's and an assistant's turn, so that
+            the tokenizer's chat template applies to them.
         skip_bad: drop broken rows and report them, rather than stop.
         max_samples: only the first so many rows.
     """
@@ -126,7 +126,9 @@ class AlignmentConfig(TrainingArguments):
     processes, and the update does not depend on how it is split.
 
     Args:
-        loss_type: an objective's name; see ``trueline objectives``.
+        loss_type: an objective's name (see ``trueline objectives``), a function of your own as
+            ``my_package.losses:mine``, or a list of them.
+        loss_weights: one weight for each of a list.
         beta, label_smoothing, desirable_weight, undesirable_weight, simpo_gamma: its options.
         objective_options: any other of its options by name.
         coupling: ``"exact"`` or ``"ema"``; see :class:`trueline.training.step.StepEngine`.
@@ -241,6 +243,7 @@ def load_run_config(
         names = chosen["training"]["loss_type"]
         if len(names) == 1:
             chosen["training"]["loss_type"] = names[0]
+            chosen["training"].pop("loss_weights", None)
     try:
         training = AlignmentConfig(**chosen["training"])
     except ConfigError:

@@ -140,7 +140,7 @@ class _LinearLogProbs(torch.autograd.Function):
         return torch.cat(values)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, lse = ctx.saved_tensors
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         wants_bias = bias is not None and ctx.needs_input_grad[2]
@@ -294,7 +294,7 @@ class Scorer:
         def forward(*args: Any, packed: PackedBatch | None = None, **kwargs: Any) -> Any:
             return original(*args, **kwargs) if packed is None else packed_log_probs(core, packed)
 
-        core.forward = forward  # type: ignore[method-assign]
+        core.forward = forward
 
     def detach(self) -> None:
         """Give the model its own forward method and attention back."""
@@ -319,7 +319,7 @@ class Scorer:
         return plain_log_probs(model, batch, trees)
 
 
-def packed_log_probs(core: nn.Module, batch: PackedBatch) -> Tensor:
+def packed_log_probs(core: Any, batch: PackedBatch) -> Tensor:
     """(M,) per-token log-probs of a packed batch: body once, head where it counts."""
     body = getattr(core, core.base_model_prefix)
     hidden = body(

@@ -37,7 +37,8 @@ def align(
     from trueline.objectives import OBJECTIVES
 
     options = {name for spec in OBJECTIVES.values() for name in spec.options}
-    run = load_run_config(config, parse_overrides(context.args), options)
+    overrides = parse_overrides(context.args)
+    run = load_run_config(config, overrides, options | _own_options(config, overrides))
     for note in run.notes:
         console.print(f"note: {note}", style="dim", highlight=False)
     if json:
@@ -45,6 +46,18 @@ def align(
     result = run_alignment(run, resume=resume)
     if json:
         print_json(result)
+
+
+def _own_options(config: Path | None, overrides: dict[str, str]) -> set[str]:
+    """Options of objectives that are the user's own, ``my_package.losses:mine``."""
+    import yaml
+
+    from trueline.objectives import find
+
+    given = yaml.safe_load(config.read_text("utf-8")) if config and config.is_file() else None
+    names = overrides.get("loss_type") or (given or {}).get("loss_type") or []
+    listed = names if isinstance(names, list) else [names]
+    return {key for name in listed if ":" in str(name) for key in find(str(name)).options}
 
 
 def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:

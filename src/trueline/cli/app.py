@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from trueline.cli import align, data, report
+from trueline.cli import align, data, demo, objectives, report
 from trueline.errors import UserError
 
 app = typer.Typer(
@@ -22,7 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(demo.demo)
 app.command(context_settings=align.CONTEXT)(align.align)
+app.command()(objectives.objectives)
 app.command()(report.report)
 app.add_typer(data.app, name="data")
 

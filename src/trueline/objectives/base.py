@@ -7,7 +7,7 @@ what the trainer, the command line and the documentation need to know about it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -17,7 +17,8 @@ from torch import Tensor
 from trueline.batching import View
 from trueline.errors import UserError
 from trueline.logprobs import CompletionLogProbs, PairedLogProbs, UnpairedLogProbs
-from trueline.registry import Registry, nearest
+from trueline.objectives.options import Option, options_of
+from trueline.registry import Registry
 
 LogProbs: TypeAlias = CompletionLogProbs | PairedLogProbs | UnpairedLogProbs
 Function = TypeVar("Function", bound=Callable[..., Tensor])
@@ -48,7 +49,8 @@ class Objective:
     """An objective's function with the facts declared about it.
 
     ``coupled`` says that the function returns one scalar whose gradient depends on the whole
-    effective batch (a normalizer, a sort); any other returns (B,) losses to be averaged.
+    effective batch (a normalizer, a sort). Any other returns (B,) losses to be averaged, or a
+    scalar of class means E+ and E-, to which parts of a batch add up.
     """
 
     name: str
@@ -62,6 +64,9 @@ class Objective:
     source: str
     metrics: Callable[..., Mapping[str, Tensor]] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    declared: Mapping[str, Option] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -84,6 +89,7 @@ def objective(
     statistic: Statistic | None = None,
     metrics: Callable[..., Mapping[str, Tensor]] | None = None,
     aliases: Sequence[str] = (),
+    requires: Sequence[str] = (),
 ) -> Callable[[Function], Function]:
     """Register a function of log-probs as an objective; its keyword-only arguments are its options.
 
@@ -99,15 +105,19 @@ def objective(
         statistic: a scalar of the whole effective batch that it takes as an argument.
         metrics: extra values to log, a function of the same log-probs.
         aliases: other names, such as TRL's.
+        requires: columns of the data without which it would be another objective.
+
+    Raises:
+        TypeError: a parameter that is neither the batch nor a keyword with a default.
+        ValueError: the name is taken.
     """
 
     def register(function: Function) -> Function:
-        options = _options(function)
-        if statistic is not None:
-            options.pop(statistic.argument, None)
+        declared = options_of(function, () if statistic is None else (statistic.argument,))
         spec = Objective(
-            name, function, layout, reference, coupled, statistic,
-            equation, estimates, source, metrics, options,
+            name, function, layout, reference, coupled, statistic, equation, estimates, source,
+            metrics, {key: option.default for key, option in declared.items()}, declared,
+            tuple(aliases), tuple(requires),
         )  # fmt: skip
         OBJECTIVES.add(name, spec, aliases)
         return function
@@ -115,17 +125,12 @@ def objective(
     return register
 
 
-def _options(function: Callable[..., Any]) -> dict[str, Any]:
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-
-
 @dataclass(frozen=True)
 class BoundObjective:
     """An objective with its options, checked: what a training step calls.
 
     Example:
-        >>> bind("dpo", {"beta": 0.2}).options["beta"]
+        >>> BoundObjective(OBJECTIVES["dpo"], {"beta": 0.2}).beta
         0.2
     """
 
@@ -141,16 +146,35 @@ class BoundObjective:
         """The scale of rewards in metrics; 1 where the objective has no beta."""
         return float(self.options.get("beta", 1.0))
 
+    def require(self, columns: Collection[str]) -> None:
+        """Check that the data has what the objective's name promises.
+
+        Args:
+            columns: what at least one row has, such as ``reference_prompt``.
+
+        Raises:
+            UserError: a column is missing without which this would be another objective.
+        """
+        for column in self.spec.requires:
+            if column not in columns:
+                raise UserError(
+                    f"objective {self.spec.name!r} needs {column!r} in the data, and no row has "
+                    "it; add the column, or choose the objective without it"
+                )
+
     def losses(self, batch: LogProbs, **statistics: Tensor) -> Tensor:
-        """(B,) losses, or the scalar of a coupled objective."""
+        """(B,) losses, or a scalar: of a coupled objective, or of class means."""
         return self.spec.function(batch, **self.options, **statistics)
 
     def loss(self, batch: LogProbs, *, total: int | None = None, **statistics: Tensor) -> Tensor:
-        """The scalar loss; ``total`` is B of the whole where ``batch`` is a part of it."""
+        """The scalar loss; ``total`` is B of the whole where ``batch`` is a part of it.
+
+        An empty batch is a connected 0.
+        """
         losses = self.losses(batch, **statistics)
         if losses.dim() == 0:
             return losses
-        return losses.sum() / (len(batch) if total is None else total)
+        return losses.sum() / max(len(batch) if total is None else total, 1)
 
     def measure(self, batch: LogProbs) -> Tensor:
         """The value of the objective's statistic on ``batch``, detached."""
@@ -165,26 +189,8 @@ class BoundObjective:
 
 
 def _call(function: Callable[..., Any], batch: LogProbs, options: Mapping[str, Any]) -> Any:
-    wanted = _options(function)
+    wanted = inspect.signature(function).parameters
     return function(batch, **{key: options[key] for key in wanted if key in options})
-
-
-def bind(name: str, options: Mapping[str, Any] | None = None) -> BoundObjective:
-    """Look up an objective and give it its options; unknown names and options are errors.
-
-    Raises:
-        UserError: the objective has no such option (it would have no effect).
-    """
-    spec = OBJECTIVES[name]
-    given = dict(options or {})
-    for key in given:
-        if key not in spec.options:
-            known = ", ".join(f"{k}={v}" for k, v in spec.options.items()) or "none"
-            raise UserError(
-                f"option {key!r} has no effect on objective {spec.name!r}"
-                f"{nearest(key, spec.options)} (its options: {known})"
-            )
-    return BoundObjective(spec, {**spec.options, **given})
 
 
 def assemble(

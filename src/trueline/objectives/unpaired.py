@@ -1,8 +1,10 @@
-"""Objectives on single completions, desirable or not: each estimates a divergence D+ from D-."""
+"""Objectives on single completions, desirable or not, as a classifier would tell them apart.
+
+r = beta * log-ratio is a completion's reward. Losses are averaged over the batch, as in TRL; where
+both classes are equally many, that is half of E+ + E-, the means over the classes.
+"""
 
 from __future__ import annotations
-
-import math
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from trueline.logprobs import CompletionLogProbs, UnpairedLogProbs
 from trueline.objectives.base import Statistic, objective
+from trueline.objectives.options import NonNegative, Positive
 
 
 def _kto_baseline(mismatched: CompletionLogProbs) -> Tensor:
@@ -21,16 +24,16 @@ def _kto_baseline(mismatched: CompletionLogProbs) -> Tensor:
     "kto",
     layout="unpaired",
     equation="lambda (1 - s(+-(r - z0))), r = beta log-ratio, z0 = beta KL",
-    estimates="1 - TV(D+, D-)",
+    estimates="1 - TV(D+, D-) as E+ plus E-",
     source="Ethayarajh et al. 2024, arXiv 2402.01306, eq. 8",
     statistic=Statistic("baseline", _kto_baseline, of="mismatched"),
 )
 def kto(
     batch: UnpairedLogProbs,
     *,
-    beta: float = 0.1,
-    desirable_weight: float = 1.0,
-    undesirable_weight: float = 1.0,
+    beta: Positive = 0.1,
+    desirable_weight: NonNegative = 1.0,
+    undesirable_weight: NonNegative = 1.0,
     baseline: Tensor | float = 0.0,
 ) -> Tensor:
     """Kahneman-Tversky optimization: a saturating gain over a baseline shared by the batch.
@@ -40,7 +43,7 @@ def kto(
 
     Args:
         batch: B labeled completions with reference log-probs.
-        beta: scale of the rewards.
+        beta: scale of the rewards, > 0.
         desirable_weight: lambda_D.
         undesirable_weight: lambda_U.
         baseline: the KL estimate, nats: max(0, mean log-ratio of completions behind other
@@ -49,12 +52,59 @@ def kto(
     Returns:
         (B,) losses.
 
+    Example:
+        >>> from trueline.objectives.examples import BATCH  # rewards .2, -.1 and .1, -.5
+        >>> [round(loss, 6) for loss in kto(BATCH).tolist()]
+        [0.450166, 0.524979, 0.524979, 0.377541]
+
     Source: Ethayarajh et al. 2024, eq. 8.
     """
     gain = beta * (batch.log_ratio - baseline)
     sign = torch.where(batch.desirable, 1.0, -1.0).to(gain)
     weight = torch.where(batch.desirable, desirable_weight, undesirable_weight).to(gain)
     return weight * torch.sigmoid(-sign * gain)
+
+
+@objective(
+    "apo_zero_unpaired",
+    layout="unpaired",
+    equation="lambda (1 - s(+-r)), r = beta log-ratio",
+    estimates="1 - TV(D+, D-) as E+ plus E-",
+    source="D'Oosterlinck et al. 2024, arXiv 2408.06266, eq. 7, each completion by itself",
+)
+def apo_zero_unpaired(
+    batch: UnpairedLogProbs,
+    *,
+    beta: Positive = 0.1,
+    desirable_weight: NonNegative = 1.0,
+    undesirable_weight: NonNegative = 1.0,
+) -> Tensor:
+    """KTO without a baseline: desirable completions up, undesirable ones down, from the reference.
+
+    L = lambda_D (1 - s(r)) on desirable, lambda_U s(r) on undesirable completions.
+
+    Args:
+        batch: B labeled completions with reference log-probs.
+        beta: scale of the rewards, > 0.
+        desirable_weight: lambda_D.
+        undesirable_weight: lambda_U.
+
+    Returns:
+        (B,) losses.
+
+    Example:
+        >>> from trueline.objectives.examples import BATCH
+        >>> bool((apo_zero_unpaired(BATCH) == kto(BATCH, baseline=0.0)).all())
+        True
+
+    Source: D'Oosterlinck et al. 2024, eq. 7.
+    """
+    return kto(
+        batch,
+        beta=beta,
+        desirable_weight=desirable_weight,
+        undesirable_weight=undesirable_weight,
+    )
 
 
 def _bco_shift(batch: UnpairedLogProbs, *, beta: float) -> Tensor:
@@ -72,84 +122,27 @@ def _bco_shift(batch: UnpairedLogProbs, *, beta: float) -> Tensor:
     statistic=Statistic("shift", _bco_shift, decay=0.9),
     aliases=("bco_pair",),
 )
-def bco(batch: UnpairedLogProbs, *, beta: float = 0.1, shift: Tensor | float = 0.0) -> Tensor:
+def bco(batch: UnpairedLogProbs, *, beta: Positive = 0.1, shift: Tensor | float = 0.0) -> Tensor:
     """Binary classifier optimization: logistic classification of completions by reward.
 
     L = -ln s(r - d) on desirable, -ln s(d - r) on undesirable completions, r = beta * log-ratio.
+    TRL's bco_pair is without d, and adds a pair's two losses where this takes their mean.
 
     Args:
         batch: B labeled completions with reference log-probs.
-        beta: scale of the rewards.
+        beta: scale of the rewards, > 0.
         shift: d, the moving average of (E+ r + E- r) / 2 over effective batches; detached. It is
             part of the published method; without it (0) rewards are not centered.
 
     Returns:
         (B,) losses.
 
+    Example:
+        >>> from trueline.objectives.examples import BATCH
+        >>> round(bco(BATCH).mean().item(), 6)
+        0.640252
+
     Source: Jung et al. 2024, eq. 10.
     """
     reward = beta * batch.log_ratio - shift
     return -F.logsigmoid(torch.where(batch.desirable, reward, -reward))
-
-
-def log_mean_exp(values: Tensor, members: Tensor) -> Tensor:
-    """ln of the mean of e^values over ``members`` (bool), stable; a connected 0 where none."""
-    count = int(members.sum())
-    if count == 0:
-        return values.sum() * 0.0
-    return values[members].logsumexp(0) - math.log(count)
-
-
-def _kldo_normalizer(batch: UnpairedLogProbs, *, beta: float) -> Tensor:
-    """ln E- e^r."""
-    return log_mean_exp(beta * batch.log_ratio, ~batch.desirable)
-
-
-def _kldo_metrics(batch: UnpairedLogProbs, *, beta: float) -> dict[str, Tensor]:
-    """How many undesirable completions carry the weight: effective sample size, largest share."""
-    reward = (beta * batch.log_ratio)[~batch.desirable]
-    if not len(reward):
-        return {}
-    weights = reward.softmax(0)
-    return {
-        "weights/effective_sample_size": 1 / (weights**2).sum(),
-        "weights/top_share": weights.max(),
-    }
-
-
-@objective(
-    "kldo",
-    layout="unpaired",
-    coupled=True,
-    equation="-E+ r + ln E- e^r, r = beta log-ratio",
-    estimates="-KL(D+ || D-), Donsker-Varadhan",
-    source="Haldar et al. 2025, arXiv 2502.00657 (KLDO)",
-    statistic=Statistic("log_normalizer", _kldo_normalizer, decay=0.9, log_space=True),
-    metrics=_kldo_metrics,
-)
-def kldo(
-    batch: UnpairedLogProbs, *, beta: float = 0.1, log_normalizer: Tensor | None = None
-) -> Tensor:
-    """KL divergence optimization: the Donsker-Varadhan bound between aligned and unaligned.
-
-    L = -E+ r + ln E- e^r, r = beta * log-ratio; its infimum over r is -KL(D+ || D-).
-
-    Args:
-        batch: B labeled completions with reference log-probs; the whole effective batch, because
-            ln E- e^r of parts does not add up.
-        beta: scale of the rewards.
-        log_normalizer: Z, a detached estimate of ln E- e^r. With it the loss is the logarithm's
-            tangent at Z, E- (e^(r - Z) + Z - 1) in place of ln E- e^r: never below it, equal where Z
-            is right, and a sum over completions, so that no first pass is needed.
-
-    Returns:
-        A scalar. A class without members contributes a connected 0.
-
-    Source: Haldar et al. 2025; the tangent is NWJ's bound with a moving offset.
-    """
-    reward = beta * batch.log_ratio
-    if log_normalizer is None:
-        return -batch.desirable_mean(reward) + log_mean_exp(reward, ~batch.desirable)
-    members = torch.where(batch.desirable, 0.0, reward - log_normalizer)
-    tangent = members.exp() + log_normalizer - 1
-    return -batch.desirable_mean(reward) + batch.undesirable_mean(tangent)

@@ -35,11 +35,16 @@ def _bar(quiet: bool) -> Progress:
 
 
 @contextlib.contextmanager
-def progress(title: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """A bar for anything that is counted; calls back with how many more are done."""
+def progress(title: str, total: int, *, quiet: bool = False) -> Iterator[Callable[..., None]]:
+    """A bar for anything that is counted; call back with how many more are done and, where it
+    becomes known later, the total."""
     with _bar(quiet) as bar:
         task = bar.add_task(title, total=total, status="")
-        yield lambda done: bar.advance(task, done)
+
+        def advance(done: int, total: int | None = None) -> None:
+            bar.update(task, advance=done, total=total)
+
+        yield advance
 
 
 class ProgressBar(TrainerCallback):

@@ -166,7 +166,7 @@ class StepEngine:
         else:
             result = self._parts(run, past or {})
             if self._reads_batch:
-                self._observe(self._gathered(result.rows)[0])
+                self._observe(self.gathered(result.rows)[0])
         _check(batch, result)
         return result
 
@@ -194,7 +194,10 @@ class StepEngine:
             return {}
         layout: View | None = "completion" if self._mismatched else None
         value = float(self.objective.measure(self.assemble(rows, layout=layout)))
-        return {statistic.argument: self.average.update(value)}
+        if self._mismatched or bool(rows.desirable.any() and not rows.desirable.all()):
+            return {statistic.argument: self.average.update(value)}
+        past = self.average.value  # one class alone says nothing of the two
+        return {statistic.argument: value if past is None else past}
 
     def _parts(self, run: _Run, statistics: Mapping[str, float]) -> StepResult:
         """One pass: each micro-batch's loss is a part of the effective batch's."""
@@ -226,7 +229,7 @@ class StepEngine:
             with torch.set_grad_enabled(single):
                 parts.append(self._forward(trees, run))
         rows = Rows.cat([part.detach() for part in parts])
-        whole, mine = self._gathered(rows)
+        whole, mine = self.gathered(rows)
         statistics = self._observe(whole)
         if self.objective.spec.coupled:
             statistics = {}  # it takes its own from the whole, exactly
@@ -260,7 +263,7 @@ class StepEngine:
         """Log-probs of all ranks' mismatched completions, without gradient."""
         with torch.no_grad():
             parts = [self._forward(trees, run) for trees in run.batch.mismatched]
-        return self._gathered(Rows.cat(parts))[0]
+        return self.gathered(Rows.cat(parts))[0]
 
     def _coefficients(
         self,
@@ -295,7 +298,7 @@ class StepEngine:
         assert isinstance(pairs, PairedLogProbs)
         return pairs
 
-    def _gathered(self, rows: Rows) -> tuple[Rows, slice]:
+    def gathered(self, rows: Rows) -> tuple[Rows, slice]:
         """All ranks' rows, and where this rank's are."""
         matrix, mine = gather(rows.to_matrix())
         return Rows.from_matrix(matrix, like=rows), mine

@@ -26,7 +26,7 @@ from trueline.config import AlignmentConfig
 from trueline.data import load_examples
 from trueline.errors import UserError
 from trueline.models import disable_dropout
-from trueline.objectives import bind
+from trueline.objectives import bind, weight_warning
 from trueline.objectives.base import BoundObjective
 from trueline.records import Example
 from trueline.results import write_json
@@ -88,7 +88,9 @@ class AlignmentTrainer(Trainer):
         args._n_gpu = min(args.n_gpu, 1)
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False
-        self.objective: BoundObjective = bind(args.loss_type, args.options())
+        self.objective: BoundObjective = bind(
+            args.loss_type, args.options(), weights=args.loss_weights
+        )
         if ref_model is not None and not self.objective.spec.reference:
             raise UserError(
                 f"objective {self.objective.spec.name!r} reads no reference; leave ref_model out"
@@ -107,6 +109,7 @@ class AlignmentTrainer(Trainer):
             model = get_peft_model(model, peft_config)
         self.accumulator = MetricAccumulator()
         self._last_ids: list[str] = []
+        self._warned = False
         super().__init__(
             model=model,
             args=args,
@@ -143,6 +146,8 @@ class AlignmentTrainer(Trainer):
             trees.extend(view(example, self.encoder(example), self.objective.layout))
         if not trees:
             raise UserError("the data set yields no example for this objective")
+        prefixed = any(tree.reference_prompt is not None for tree in trees)
+        self.objective.require({"reference_prompt"} if prefixed else set())
         return trees
 
     def _encode_eval(self, dataset: Any) -> Any:
@@ -282,11 +287,23 @@ class AlignmentTrainer(Trainer):
         batch = self.engine.assemble(result.rows)
         pairs = self.engine.pairs(result.rows, [] if inputs.idle else trees)
         self.accumulator.add(step_metrics(batch, self.objective, pairs))
-        for name, metric in self.objective.metrics(batch).items():
-            self.accumulator.add_value(name, metric)
+        self._record_weights(result.rows)
         for name, value in result.statistics.items():
             self.accumulator.add_value(_METRIC_NAMES.get(name, f"statistics/{name}"), value)
         return result.loss.to(self.args.device, torch.float32)
+
+    def _record_weights(self, rows: Rows) -> None:
+        """The objective's own metrics, of the whole effective batch; once, what they warn of."""
+        if self.objective.spec.metrics is None:
+            return
+        whole, _ = self.engine.gathered(rows)
+        metrics = self.objective.metrics(self.engine.assemble(whole))
+        for name, metric in metrics.items():
+            self.accumulator.add_value(name, metric)
+        warning = None if self._warned else weight_warning(metrics)
+        if warning is not None:
+            self._warned = True
+            log.warning("step %d: %s", self.state.global_step + 1, warning)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)

@@ -1,0 +1,194 @@
+"""An objective's options: what they may be, declared in its signature, checked where it is bound.
+
+A keyword-only argument is an option. Its annotation says its type (float, int, bool, str, a
+``Literal``, or one of these or None) and, through ``Annotated``, its range:
+
+    def dpo(pairs: PairedLogProbs, *, beta: Positive = 0.1) -> Tensor: ...
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Protocol, TypeAlias
+
+from trueline.errors import UserError
+from trueline.registry import nearest
+
+
+class Constraint(Protocol):
+    """A bound on an option beyond its type; ``str()`` of it is its wording."""
+
+    def __contains__(self, value: Any) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers between ``low`` and ``high``; ``open`` says which ends are left out.
+
+    Example:
+        >>> 0.5 in Range(0, 0.5), str(Range(0, 0.5)), str(Range(0, open="low"))
+        (False, 'in [0, 0.5)', '> 0')
+    """
+
+    low: float
+    high: float = math.inf
+    open: Literal["low", "high", "both", "neither"] = "high"
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.open in ("low", "both") else value >= self.low
+        below = value < self.high if self.open in ("high", "both") else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        left, right = self.open in ("low", "both"), self.open in ("high", "both")
+        if self.high == math.inf:
+            return f"{'>' if left else '>='} {self.low:g}"
+        return f"in {'(' if left else '['}{self.low:g}, {self.high:g}{')' if right else ']'}"
+
+
+@dataclass(frozen=True)
+class NameIn:
+    """A name registered somewhere, such as a divergence."""
+
+    registry: Collection[str]
+
+    def __contains__(self, value: str) -> bool:
+        return value in self.registry
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(sorted(self.registry))}"
+
+
+Positive: TypeAlias = Annotated[float, Range(0, open="low")]
+NonNegative: TypeAlias = Annotated[float, Range(0)]
+Smoothing: TypeAlias = Annotated[float, Range(0, 0.5)]
+Reduction: TypeAlias = Literal["sum", "mean"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: its default, its type, and what bounds it."""
+
+    name: str
+    default: Any
+    kinds: tuple[Any, ...] = ()
+    choices: tuple[Any, ...] = ()
+    constraint: Constraint | None = None
+
+    @property
+    def wording(self) -> str:
+        """What it may be, in words, for errors and the documentation."""
+        if self.choices:
+            text = " or ".join(repr(choice) for choice in self.choices)
+        else:
+            names = {float: "a number", int: "a whole number", bool: "true or false", str: "a name"}
+            text = names.get(self.kinds[0], self.kinds[0].__name__) if self.kinds else "anything"
+        if self.constraint is not None:
+            text = f"{text} {self.constraint}" if self.kinds[0] is not str else str(self.constraint)
+        return f"{text}, or none" if NoneType in self.kinds else text
+
+    def check(self, value: Any, objective: str) -> Any:
+        """The value, whole numbers turned into floats where a float is meant.
+
+        Raises:
+            UserError: it has another type, is none of the choices, or is out of range.
+        """
+        if value is None and NoneType in self.kinds:
+            return None
+        if self.choices:
+            valid = value in self.choices
+        else:
+            valid = not self.kinds or any(_is(value, kind) for kind in self.kinds)
+        if valid and self.constraint is not None:
+            valid = value in self.constraint
+        if not valid:
+            hint = nearest(value, map(str, self._names())) if isinstance(value, str) else ""
+            raise UserError(
+                f"option {self.name!r} of objective {objective!r} must be {self.wording}; "
+                f"got {value!r}{hint}{_yaml_hint(value, self.kinds)}"
+            )
+        return float(value) if float in self.kinds and isinstance(value, int) else value
+
+    def _names(self) -> Iterable[Any]:
+        return self.constraint.registry if isinstance(self.constraint, NameIn) else self.choices
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if kind in (float, int):
+        number = (int, float) if kind is float else int
+        return isinstance(value, number) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _yaml_hint(value: Any, kinds: tuple[Any, ...]) -> str:
+    """YAML reads 1e-3 as text, which surprises everyone once."""
+    if isinstance(value, str) and float in kinds:
+        try:
+            return f" as text; in YAML write {float(value)}"
+        except ValueError:
+            return ""
+    return ""
+
+
+def options_of(function: Callable[..., Any], skip: Iterable[str] = ()) -> dict[str, Option]:
+    """The options of an objective's function, from its signature.
+
+    Args:
+        function: its first parameter is the batch, its options are keyword-only with defaults.
+        skip: keywords that are no options, such as a statistic's argument.
+
+    Raises:
+        TypeError: a parameter that could be neither the batch nor an option.
+    """
+    name = getattr(function, "__name__", "objective")
+    parameters = list(inspect.signature(function).parameters.values())
+    if not parameters or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
+        raise TypeError(f"{name}: the first parameter must be the batch of log-probs")
+    for parameter in parameters[1:]:
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            raise TypeError(
+                f"{name}: parameter {parameter.name!r} must be keyword-only with a default; put a "
+                f"bare * after {parameters[0].name!r}"
+            )
+        if parameter.default is inspect.Parameter.empty and parameter.name not in skip:
+            raise TypeError(f"{name}: option {parameter.name!r} needs a default")
+    hints = resolved(function)
+    return {
+        p.name: _option(p.name, p.default, hints.get(p.name))
+        for p in parameters[1:]
+        if p.name not in skip
+    }
+
+
+def resolved(function: Callable[..., Any]) -> Mapping[str, Any]:
+    """Its resolved annotations; what cannot be resolved stays as it is written."""
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except (NameError, TypeError):
+        return getattr(function, "__annotations__", {})
+
+
+def _option(name: str, default: Any, hint: Any) -> Option:
+    constraint: Constraint | None = None
+    kinds: list[Any] = []
+    choices: list[Any] = []
+    pending = [hint]
+    while pending:
+        part = pending.pop(0)
+        origin = typing.get_origin(part)
+        if origin is Annotated:
+            part, *extras = typing.get_args(part)
+            constraint = extras[0]
+            pending.insert(0, part)
+        elif origin in (typing.Union, UnionType):
+            pending.extend(typing.get_args(part))
+        elif origin is Literal:
+            choices.extend(typing.get_args(part))
+        elif isinstance(part, type):
+            kinds.append(part)
+    return Option(name, default, tuple(kinds), tuple(choices), constraint)
