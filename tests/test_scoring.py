@@ -133,8 +133,10 @@ def test_chunked_head_equals_full_logits(monkeypatch, softcap):
         return logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
 
     truth = run(full)
-    for elements in (50, 200, 1 << 20):  # one row, four rows, everything at once
+    sizes = [(elements, keep) for elements in (50, 200, 1 << 20) for keep in (0, 1 << 20)]
+    for elements, keep in sizes:  # one row, four rows, everything at once; kept or computed again
         monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", elements)
+        monkeypatch.setattr(scoring, "KEEP_ELEMENTS", keep)
         for got, expected in zip(
             run(lambda: head_log_probs(head, hidden, targets, softcap=softcap)), truth, strict=True
         ):

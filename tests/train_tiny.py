@@ -52,6 +52,8 @@ def main():
             flat = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
             losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
             torch.save({"weights": flat, "losses": losses}, arguments.folder / f"{name}.pt")
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()  # a rank that leaves first must not take the others down
 
 
 if __name__ == "__main__":

@@ -30,6 +30,10 @@ ATTENTION = "trueline"
 CHUNK_ELEMENTS = 1 << 23
 """Logits held at once by the chunked head (elements, float32)."""
 
+KEEP_ELEMENTS = 1 << 26
+"""Up to so many probabilities are kept for the backward pass (256 MiB): a third less arithmetic in
+the head. Beyond it they are computed again."""
+
 
 # --- attention over a packed row -----------------------------------------------------------------
 
@@ -113,10 +117,11 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 class _LinearLogProbs(torch.autograd.Function):
-    """log softmax(cap(h W' + b))[target], (M,), without ever storing (M, V) logits.
+    """log softmax(cap(h W' + b))[target], (M,), without storing (M, V) logits where that is much.
 
-    The backward pass recomputes each chunk's logits from the saved float32 log-sum-exp:
-    d logit = (1[target] - softmax) * upstream.
+    The backward pass takes d logit = (1[target] - softmax) * upstream. The softmax is kept from
+    the forward pass up to ``KEEP_ELEMENTS``, and beyond that computed again, chunk by chunk, from
+    the saved log-sum-exp.
     """
 
     @staticmethod
@@ -129,37 +134,48 @@ class _LinearLogProbs(torch.autograd.Function):
         softcap: float | None,
         dtype: torch.dtype,
     ) -> Tensor:
-        lse, values = [], []
+        keep = len(targets) * weight.shape[0] <= KEEP_ELEMENTS and softcap is None
+        keep = keep and any(ctx.needs_input_grad)
+        lses, values, kept = [], [], []
         cast = weight.to(dtype)
         for rows in _chunks(len(targets), weight.shape[0]):
             logits = _logits(hidden[rows], cast, bias, softcap)
-            lse.append(logits.logsumexp(-1))
-            values.append(logits.gather(-1, targets[rows, None])[:, 0] - lse[-1])
-        ctx.save_for_backward(hidden, weight, bias, targets, torch.cat(lse))
+            lse = logits.logsumexp(-1)
+            values.append(logits.gather(-1, targets[rows, None])[:, 0] - lse)
+            lses.append(lse)
+            if keep:
+                kept.append(logits.sub_(lse[:, None]).exp_())
+        ctx.save_for_backward(hidden, weight, bias, targets, torch.cat(lses), *kept)
         ctx.softcap, ctx.dtype = softcap, dtype
         return torch.cat(values)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, lse = ctx.saved_tensors
+        hidden, weight, bias, targets, lse, *kept = ctx.saved_tensors
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         wants_bias = bias is not None and ctx.needs_input_grad[2]
         cast = weight.to(ctx.dtype)
-        d_hidden = torch.empty_like(hidden) if wants_hidden else None
         total = torch.promote_types(torch.float32, weight.dtype)
-        d_weight = torch.zeros_like(weight, dtype=total) if wants_weight else None
+        d_hidden = torch.empty_like(hidden) if wants_hidden else None
+        d_weight: Tensor | None = None
         d_bias = torch.zeros_like(bias, dtype=total) if wants_bias else None
-        for rows in _chunks(len(targets), weight.shape[0]):
+        for index, rows in enumerate(_chunks(len(targets), weight.shape[0])):
             h = hidden[rows].to(ctx.dtype)
-            d = _logits(h, cast, bias, ctx.softcap)
-            slope = None if ctx.softcap is None else 1 - (d / ctx.softcap) ** 2
-            d = (d - lse[rows, None]).exp_().mul_(-upstream[rows, None])
+            slope = None
+            if kept:
+                d = kept[index] * -upstream[rows, None]
+            else:
+                d = _logits(h, cast, bias, ctx.softcap)
+                slope = None if ctx.softcap is None else 1 - (d / ctx.softcap) ** 2
+                d = d.sub_(lse[rows, None]).exp_().mul_(-upstream[rows, None])
             d.scatter_add_(1, targets[rows, None], upstream[rows, None].to(d.dtype))
             d = (d if slope is None else d * slope).to(ctx.dtype)
             if d_hidden is not None:
                 d_hidden[rows] = (d @ cast).to(hidden.dtype)
-            if d_weight is not None:
-                d_weight.addmm_(d.t().to(total), h.to(total))
+            if wants_weight and d_weight is None:
+                d_weight = (d.t() @ h).to(total)
+            elif d_weight is not None:
+                d_weight.add_(d.t() @ h)
             if d_bias is not None:
                 d_bias += d.sum(0)
         return (

@@ -108,6 +108,8 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
         save_findings(_output(run), findings)
         write_model_card(_output(run), run, findings)
         _show(findings, _output(run))
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
     return {
         "output_dir": str(_output(run)),
         "steps": trainer.state.global_step,
