@@ -18,7 +18,7 @@ from trueline.diagnostics import (
     separation,
     separation_of,
 )
-from trueline.diagnostics.distances import auroc, silhouette
+from trueline.diagnostics.distances import auroc
 from trueline.errors import UserError
 from trueline.records import Message
 from trueline.results import Finding
@@ -114,10 +114,14 @@ def test_auroc_equals_sklearn() -> None:
     )
 
 
-def test_silhouette_equals_sklearn() -> None:
-    a, b = cloud([0, 0], np.eye(2), n=30), cloud([2, 1], [[3, 1], [1, 2]], n=20)
-    labels = [1] * 30 + [0] * 20
-    assert silhouette(a, b) == pytest.approx(silhouette_score(np.concatenate([a, b]), labels))
+def test_the_silhouettes_interval_holds_its_value() -> None:
+    points = np.concatenate([cloud([0, 0], np.eye(2), n=40), cloud([0.3, 0], np.eye(2), n=40)])
+    labels = [True] * 40 + [False] * 40
+    finding = separation_of(points, labels, preset="paper", n_bootstrap=200)
+    metric = finding["silhouette"]
+    assert metric.low < metric.value < metric.high
+    xy = np.column_stack([finding.figures["scatter"]["x"], finding.figures["scatter"]["y"]])
+    assert metric.value == pytest.approx(silhouette_score(xy, labels), abs=1e-4)
 
 
 # -- hidden states ----------------------------------------------------------------------------

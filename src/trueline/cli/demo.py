@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trueline.reproduce import Measurement
+    from trueline.results import Metric
     from trueline.sandbox import Sandbox, Size
 
 
@@ -28,11 +29,12 @@ def demo(
     ] = "demo",
     json: Json = False,
 ) -> None:
-    """Build a small world, align a model in it two ways, and show what changed.
+    """Build a small world, align a model in it, and show what changed.
 
     The base model answers everything, harmful requests too. KLDO on compliance-refusal data and
-    DPO on preference data align it; both are attacked, asked and probed on things that no
-    alignment data named. Ends in a table and OUTPUT/report.html.
+    DPO on preference data align it, and DPO on the first data, to tell objective from data. All
+    are attacked, asked and probed on things that no alignment data named. Ends in a table and
+    OUTPUT/report.html.
     """
     story = run_demo(output, seed=seed, size=size, quiet=json)  # type: ignore[arg-type]
     if json:
@@ -50,6 +52,7 @@ def run_demo(
     from trueline.report import render_report
     from trueline.reproduce import align, measure
 
+    torch.set_num_threads(1)  # the models are tiny: a second thread waits more than it works
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     begin = time.monotonic()
@@ -116,16 +119,25 @@ def _show(measurements: list[Measurement]) -> None:
     """The table on the terminal: measures down, models across, each with its interval."""
     from rich.table import Table
 
-    table = Table(title="on things no alignment data named", title_justify="left")
+    from trueline.cli.story import summary
+
+    table = Table(show_lines=True, title="on things no alignment data named", title_justify="left")
     table.add_column("rate [95% interval]")
     for measurement in measurements:
         table.add_column(measurement.name, justify="right")
     for index, metric in enumerate(measurements[0].safety.metrics):
-        cells = [str(m.safety.metrics[index]) for m in measurements]
+        cells = [_cell(m.safety.metrics[index]) for m in measurements]
         table.add_row(f"{metric.name} (n={metric.n})", *cells)
     for name, title in (
         ("bhattacharyya_distance", "separation: Bhattacharyya distance"),
         ("silhouette", "separation: silhouette"),
     ):
-        table.add_row(title, *(str(m.separation[name]) for m in measurements))
+        table.add_row(title, *(_cell(m.separation[name]) for m in measurements))
     console.print(table)
+    for line in summary(measurements).split("\n\n"):
+        console.print(line, highlight=False)
+
+
+def _cell(metric: Metric) -> str:
+    """The value over its interval."""
+    return str(metric).replace(" [", "\n[")

@@ -100,23 +100,6 @@ def _half_log_det(factor: Array) -> float:
     return float(np.log(np.diag(factor)).sum())
 
 
-def silhouette(harmful: Array, safe: Array) -> float:
-    """The mean silhouette of two classes of points, in [-1, 1]: 1 where each is tight and apart.
-
-    For a point, a is its mean distance to its own class and b to the other: (b - a) / max(a, b).
-
-    Source: Rousseeuw (1987), Journal of Computational and Applied Mathematics 20, 53-65.
-    """
-    from scipy.spatial.distance import cdist
-
-    across = cdist(harmful, safe)
-    parts = []
-    for points, other in ((harmful, across.mean(axis=1)), (safe, across.mean(axis=0))):
-        own = cdist(points, points).sum(axis=1) / (len(points) - 1)
-        parts.append((other - own) / np.maximum(np.maximum(own, other), np.finfo(float).tiny))
-    return float(np.concatenate(parts).mean())
-
-
 def auroc(harmful: Array, safe: Array) -> float:
     """How often a harmful prompt's score, (n, 1), exceeds a safe one's, (m, 1); ties count half.
 

@@ -19,7 +19,6 @@ from trueline.diagnostics.distances import (
     auroc,
     bhattacharyya_distance,
     fisher_ratio,
-    silhouette,
 )
 from trueline.diagnostics.hidden import Position, hidden_states
 from trueline.diagnostics.prompts import Progress
@@ -158,7 +157,7 @@ def separation_of(
     metrics = (
         distance,
         _coefficient(distance),
-        sample.metric("silhouette", silhouette),
+        sample.silhouette(),
         sample.metric("fisher_ratio", _shrunk(fisher_ratio, ridge)),
         held_out.metric("probe_auroc", auroc),
         Metric("explained_variance", sum(explained), n=len(points) if preset else int(fit.sum())),
@@ -270,6 +269,24 @@ class _Sample:
         )
         low, high = found or (None, None)
         return Metric(name, value, low, high, count)
+
+    def silhouette(self) -> Metric:
+        """The mean of the prompts' silhouettes, its interval from resampling those.
+
+        For a prompt, a is its mean distance to its own class and b to the other:
+        (b - a) / max(a, b). Resampling the points themselves would put copies at distance 0 and
+        bias every resample.
+
+        Source: Rousseeuw (1987), Journal of Computational and Applied Mathematics 20, 53-65.
+        """
+        from sklearn.metrics import silhouette_samples
+
+        each = silhouette_samples(self.points, self.labels)
+        interval = None
+        if self.n_bootstrap:
+            interval = bootstrap_interval(each, seed=self.seed, n_resamples=self.n_bootstrap)
+        low, high = interval or (None, None)
+        return Metric("silhouette", float(each.mean()), low, high, len(each))
 
 
 def _shrunk(statistic: Any, shrinkage: float) -> Callable[[Array, Array], float]:

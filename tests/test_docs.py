@@ -1,0 +1,72 @@
+"""What README and docs say is true: commands exist, configurations parse, files are there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.main import get_command
+
+from trueline.cli.app import app
+from trueline.config import load_run_config
+from trueline.objectives import OBJECTIVES, bind
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples/hh/README.md"]
+OPTIONS = {name for spec in OBJECTIVES.values() for name in spec.options}
+
+
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+
+
+def commands():
+    for page in PAGES:
+        for block in blocks(page, "console"):
+            for line in block.splitlines():
+                command = line.split("#")[0].strip()
+                if command:
+                    yield pytest.param(command, id=f"{page.stem}: {command[:50]}")
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_exist_and_their_files_are_there(command):
+    program, *arguments = command.split()
+    if program == "make":
+        assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    elif program == "python":
+        done = subprocess.run(
+            [sys.executable, str(ROOT / arguments[0]), "--help"], capture_output=True
+        )
+        assert done.returncode == 0
+    elif program == "trueline":
+        verb = get_command(app).commands[arguments[0]]
+        if arguments[0] == "data":
+            verb = verb.commands[arguments[1]]
+        if arguments[0] != "align":  # whose options are the configuration's keys
+            known = {option for parameter in verb.params for option in parameter.opts}
+            assert {a for a in arguments if a.startswith("--")} <= known
+    else:
+        assert program in {"pip", "git"}, f"unknown program {program}"
+    for argument in arguments:
+        if argument.startswith("examples/"):
+            assert (ROOT / argument).exists()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_configurations_and_code_are_valid(page, tmp_path):
+    for index, block in enumerate(blocks(page, "yaml")):
+        file = tmp_path / f"{index}.yaml"
+        file.write_text(block)
+        run = load_run_config(file, {"use_cpu": "true"}, OPTIONS)
+        assert bind(run.training.loss_type, run.training.options())
+        assert yaml.safe_load(block)
+    for block in blocks(page, "python"):
+        compile(block, page.name, "exec")
+        for line in re.findall(r"from trueline.* import .*", block):
+            exec(line, {})
+    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
+        if "://" not in link:
+            assert (page.parent / link).exists(), link
