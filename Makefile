@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all lint format typecheck clean
+.PHONY: bench demo test test-all lint format typecheck clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -34,3 +34,14 @@ typecheck: $(READY)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+
+.venv-bench/.ready: pyproject.toml constraints.txt benchmarks/requirements.txt
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . -r benchmarks/requirements.txt
+	touch $@
+
+bench: .venv-bench/.ready
+	.venv-bench/bin/python benchmarks/bench.py --case hh --rounds 9
+	.venv-bench/bin/python benchmarks/bench.py --case 512+64 --rounds 5
+	.venv-bench/bin/python benchmarks/bench.py --case 64+448 --rounds 5

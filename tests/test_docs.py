@@ -31,7 +31,7 @@ def commands():
                     yield pytest.param(command, id=f"{page.stem}: {command[:50]}")
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", list(commands()))
 def test_commands_exist_and_their_files_are_there(command):
     program, *arguments = command.split()
     if program == "make":

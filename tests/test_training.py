@@ -348,6 +348,37 @@ def test_non_finite_log_probs_stop_and_name_the_rows(tmp_path):
     assert run.state.global_step == 0
 
 
+def test_a_non_finite_gradient_stops_and_names_the_rows(tmp_path):
+    model = tiny_llama()
+    model.model.norm.weight.register_hook(lambda gradient: gradient * float("inf"))
+    run = trainer(tmp_path, model)
+    before = weights(model).clone()
+    with pytest.raises(NonFiniteError, match="gradient is not finite in step 1, on rows row"):
+        run.train()
+    assert torch.equal(weights(model), before)
+
+
+def test_evaluation_best_model_and_tensorboard_work_as_in_any_trainer(tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    run = trainer(
+        tmp_path,
+        eval_dataset=pair_rows(6),
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="best",
+        metric_for_best_model="rewards/accuracies",
+        load_best_model_at_end=True,
+        report_to="tensorboard",
+        loss_type="kldo",
+        max_steps=3,
+    )
+    run.train()
+    evaluations = [row for row in run.state.log_history if "eval_rewards/accuracies" in row]
+    assert len(evaluations) == 3
+    assert run.state.best_metric == max(row["eval_rewards/accuracies"] for row in evaluations)
+    assert list((tmp_path).rglob("events.out.tfevents*"))
+
+
 def test_options_without_effect_are_errors(tmp_path):
     with pytest.raises(UserError, match="'simpo_gamma' has no effect on objective 'dpo'"):
         trainer(tmp_path, simpo_gamma=1.0)
