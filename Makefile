@@ -42,6 +42,6 @@ clean:
 	touch $@
 
 bench: .venv-bench/.ready
-	.venv-bench/bin/python benchmarks/bench.py --case hh --rounds 9
+	.venv-bench/bin/python benchmarks/bench.py --case hh --rounds 7
 	.venv-bench/bin/python benchmarks/bench.py --case 512+64 --rounds 5
 	.venv-bench/bin/python benchmarks/bench.py --case 64+448 --rounds 5

@@ -32,7 +32,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 HH = Path("../shared/data/hh-rlhf-harmless-base-test.jsonl.gz")
-STEPS = 4
+STEPS = 2
 
 
 def tokenizer_of(vocabulary: int) -> PreTrainedTokenizerFast:

@@ -99,7 +99,14 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
     for name, count in trainer.encoder.counts.items():
         console.print(f"{name.replace('_', ' ')}: {count}", highlight=False)
     before = trainer.evaluate(metric_key_prefix="base") if test and not resume else None
-    trainer.train(resume_from_checkpoint=resume)
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+    except KeyboardInterrupt:
+        console.print(
+            f"interrupted after step {trainer.state.global_step}; --resume goes on from the last "
+            f"checkpoint in {_output(run)}, if there is one (save_strategy, save_steps)"
+        )
+        raise typer.Exit(130) from None
     after = trainer.evaluate() if test else None
     trainer.save_model()
     trainer.save_state()

@@ -35,7 +35,9 @@ def _bar(quiet: bool) -> Progress:
 
 
 @contextlib.contextmanager
-def progress(title: str, total: int, *, quiet: bool = False) -> Iterator[Callable[..., None]]:
+def progress(
+    title: str, total: int | None, *, quiet: bool = False
+) -> Iterator[Callable[..., None]]:
     """A bar for anything that is counted; call back with how many more are done and, where it
     becomes known later, the total."""
     with _bar(quiet) as bar:
@@ -76,6 +78,10 @@ class ProgressBar(TrainerCallback):
             self._bar.update(self._task, status="  ".join(parts[:4]))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal back, also where training was interrupted."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

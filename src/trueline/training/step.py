@@ -32,7 +32,7 @@ EMA_DECAY = 0.9
 """Decay of a moving average in ``ema`` coupling where the objective names none."""
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(UserError):
     """A log-prob, a coefficient or a gradient is NaN or infinite; the message names the rows."""
 
 

@@ -107,6 +107,7 @@ class AlignmentTrainer(Trainer):
             from peft import get_peft_model
 
             model = get_peft_model(model, peft_config)
+        self._quiet = bool(args.disable_tqdm)
         self.accumulator = MetricAccumulator()
         self._last_ids: list[str] = []
         self._warned = False
@@ -120,7 +121,8 @@ class AlignmentTrainer(Trainer):
         )
         for printer in (PrinterCallback, ProgressCallback):  # they print on stdout
             self.remove_callback(printer)
-        self.add_callback(ProgressBar(self.objective.spec.name, quiet=self._quiet))
+        self._bar = ProgressBar(self.objective.spec.name, quiet=self._quiet)
+        self.add_callback(self._bar)
         self.scorer = Scorer(self.model, share=args.share_prompts)
         self.reference = self._make_reference(ref_model) if self.objective.spec.reference else None
         self.engine = StepEngine(
@@ -132,18 +134,16 @@ class AlignmentTrainer(Trainer):
         )
         self.plan = self._plan(self.train_dataset) if self.train_dataset is not None else None
 
-    @property
-    def _quiet(self) -> bool:
-        return bool(self.args.disable_tqdm)
-
     # --- data -------------------------------------------------------------------------------------
 
     def _encode(self, dataset: Any) -> list[TokenTree] | None:
         if dataset is None:
             return None
         trees: list[TokenTree] = []
-        for example in _examples(dataset):
-            trees.extend(view(example, self.encoder(example), self.objective.layout))
+        with progress("encoding", None, quiet=self._quiet) as advance:
+            for example in _examples(dataset):
+                trees.extend(view(example, self.encoder(example), self.objective.layout))
+                advance(1)
         if not trees:
             raise UserError("the data set yields no example for this objective")
         prefixed = any(tree.reference_prompt is not None for tree in trees)
@@ -233,9 +233,11 @@ class AlignmentTrainer(Trainer):
         trees = [tree for dataset in datasets for tree in dataset]
         todo = self.reference.missing(trees)[self.args.process_index :: self.args.world_size]
         if todo:
-            with progress("reference log-probs", len(todo), quiet=self._quiet) as advance:
-                self.reference.fill(todo, advance)
-            self.reference.cache.flush()
+            try:
+                with progress("reference log-probs", len(todo), quiet=self._quiet) as advance:
+                    self.reference.fill(todo, advance)
+            finally:
+                self.reference.cache.flush()  # an interrupted pass goes on where it stopped
         self.reference.cache.exchange()
 
     # --- training ---------------------------------------------------------------------------------
@@ -259,10 +261,12 @@ class AlignmentTrainer(Trainer):
                 "the policy that was the reference has been trained since; give ref_model, or set "
                 "precompute_ref_log_probs: false to keep a frozen copy"
             )
-        result = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
-        if self.reference is not None:
-            self.reference.cache.flush()
-        return result
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+        finally:
+            self._bar.close()
+            if self.reference is not None:
+                self.reference.cache.flush()
 
     @property
     def _policy_is_reference(self) -> bool:
