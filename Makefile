@@ -19,6 +19,7 @@ test: $(READY) lint typecheck
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m 'not slow'
 
 test-all: $(READY) lint typecheck
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[parity]'
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 lint: $(READY)

@@ -509,3 +509,78 @@ def test_metric_names_are_trls(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines[0]["step"] == 1
     assert "rewards/margins" in lines[0]
+
+
+# --- the catalogue in training -------------------------------------------------------------------
+
+
+def prefixed(rows):
+    return [{**row, "reference_prompt": "because we help " + row["prompt"]} for row in rows]
+
+
+def test_e_dpo_is_dpo_with_the_references_prompt(tmp_path):
+    def run(label, rows, **changes):
+        result = trainer(tmp_path / label, rows=rows, max_steps=4, **changes)
+        result.train()
+        return weights(result.model)
+
+    safe = run("e-dpo", prefixed(pair_rows()), loss_type="e_dpo")
+    assert torch.equal(safe, run("dpo with", prefixed(pair_rows()), loss_type="dpo"))
+    assert not torch.allclose(safe, run("dpo", pair_rows(), loss_type="dpo"), atol=1e-4)
+    with pytest.raises(UserError, match="needs 'reference_prompt'"):
+        trainer(tmp_path / "none", loss_type="e_dpo")
+
+
+@pytest.mark.parametrize("name", ["kto", "kldo", "ipo"])
+def test_every_reference_based_objective_takes_the_references_prompt(name, tmp_path):
+    rewards = []
+    for rows in (pair_rows(), prefixed(pair_rows())):
+        run = trainer(tmp_path / str(len(rewards)), rows=rows, loss_type=name, max_steps=1)
+        run.train()
+        rewards.append(run.state.log_history[0]["rewards/chosen"] / run.objective.beta)
+    assert rewards[0] == pytest.approx(0, abs=1e-5)
+    assert abs(rewards[1]) > 1e-4
+
+
+def test_a_weighted_sum_trains_and_splits(tmp_path):
+    results = []
+    for size, accumulation in ((8, 1), (2, 4)):
+        run = trainer(
+            tmp_path / str(size),
+            loss_type=["dpo", "sft"],
+            loss_weights=[1.0, 0.2],
+            beta=0.3,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+            max_steps=3,
+        )
+        run.train()
+        results.append(weights(run.model))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
+def test_an_objective_of_ones_own_trains(tmp_path, monkeypatch):
+    module = tmp_path / "own_losses.py"
+    module.write_text(
+        "from torch import Tensor\n"
+        "from trueline import PairedLogProbs\n"
+        "def mine(pairs: PairedLogProbs, *, scale: float = 1.0) -> Tensor:\n"
+        "    return -scale * pairs.margin\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run = trainer(
+        tmp_path / "run",
+        loss_type="own_losses:mine",
+        objective_options={"scale": 0.5},
+        max_steps=2,
+    )
+    run.train()
+    assert "rewards/margins" in run.state.log_history[0]
+
+
+def test_a_dominating_sample_is_warned_of_once(tmp_path, caplog):
+    run = trainer(tmp_path, loss_type="kldo", beta=50.0, ref_model=tiny_llama(1), max_steps=3)
+    run.train()
+    said = [record for record in caplog.records if record.name == "trueline.training.trainer"]
+    assert len(said) == 1
+    assert "weight" in said[0].message
