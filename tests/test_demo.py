@@ -43,7 +43,6 @@ def test_the_effect_is_real(tmp_path, cache, monkeypatch):
     """KLDO on compliance-refusal data: attack success falls beyond the intervals, utility stays."""
     monkeypatch.setenv("TRUELINE_CACHE", str(cache))
     story = run_demo(tmp_path, quiet=True)
-    assert story["seconds"] < 240
     measured = {
         name: Measurement(name, *(Finding.from_dict(f) for f in model["findings"]), ())
         for name, model in story["models"].items()
