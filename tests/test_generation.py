@@ -7,9 +7,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from trueline.diagnostics.prompts import encode, pad, render
 from trueline.errors import UserError
 from trueline.evaluation.generation import Generation, generate, truncated_rate
+from trueline.prompts import encode, pad, render
 from trueline.records import Message
 
 WORDS = [

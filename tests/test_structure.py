@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "trueline"
 RANKS = {
     -1: ("errors",),
     0: ("records", "results", "registry"),
-    1: ("config", "logprobs"),
+    1: ("config", "logprobs", "prompts"),
     2: ("divergences", "data", "batching"),
     3: ("objectives", "diagnostics"),
     4: ("models", "scoring", "diffusion"),

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from trueline.errors import UserError
-from trueline.records import Example, Message, Text
+from trueline.prompts import adds_bos, one_bos, render, through_template
+from trueline.records import Example, Text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -103,14 +104,13 @@ class Encoder:
         self.max_length = max_length
         self.max_prompt_length = max_prompt_length
         self.counts: Counter[str] = Counter()
-        default = tokenizer("a")["input_ids"]
         self._bos = tokenizer.bos_token_id
-        self._adds_bos = self._bos is not None and default[:1] == [self._bos]
+        self._adds_bos = adds_bos(tokenizer)
 
     def __call__(self, example: Example) -> TokenTree:
         """The example's prompt and all its completions. Labels are filled in by a view."""
         try:
-            prompt_text = self._render(example.prompt)
+            prompt_text = render(self.tokenizer, example.prompt, open_turn=True)
             prompt = self._ids(prompt_text)
             branches = tuple(
                 self._branch(example.prompt, prompt_text, completion.content)
@@ -119,7 +119,9 @@ class Encoder:
             reference = (
                 None
                 if example.reference_prompt is None
-                else self._with_bos(self._ids(self._render(example.reference_prompt)))
+                else self._with_bos(
+                    self._ids(render(self.tokenizer, example.reference_prompt, open_turn=True))
+                )
             )
         except UserError as error:
             raise UserError(f"{example.id or 'example'}: {error}") from None
@@ -132,34 +134,12 @@ class Encoder:
         )
         return self._truncate(tree)
 
-    def _render(self, text: Text) -> str:
-        if isinstance(text, str):
-            return text
-        if text[-1].role == "assistant":  # the completion goes on with this turn
-            return self._template(text, continue_final_message=True)
-        return self._template(text, add_generation_prompt=True)
-
-    def _template(self, messages: Sequence[Message], **how: bool) -> str:
-        if self.tokenizer.chat_template is None:
-            raise UserError(
-                "the data is conversational and the tokenizer has no chat template; give the "
-                "tokenizer one, or convert the data to plain text"
-            )
-        turns = [message.to_dict() for message in messages]
-        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, **how))
-
     def _ids(self, text: str) -> Ids:
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return np.asarray(ids, dtype=np.int32)
 
     def _with_bos(self, ids: Ids) -> Ids:
-        """One BOS in front where the tokenizer adds one or the template wrote one."""
-        start = 0
-        while self._bos is not None and start < len(ids) and ids[start] == self._bos:
-            start += 1
-        if not (start or self._adds_bos):
-            return ids
-        return np.concatenate([np.asarray([self._bos], dtype=np.int32), ids[start:]])
+        return np.asarray(one_bos(ids.tolist(), self._bos, self._adds_bos), dtype=np.int32)
 
     def _branch(self, prompt: Text, prompt_text: str, completion: Text) -> Branch:
         ids: list[Ids] = []
@@ -188,10 +168,10 @@ class Encoder:
             history = (*prompt, *completion[: index + 1])
             scored = message.role == "assistant"
             if scored and index:
-                opened = self._template(history[:-1], add_generation_prompt=True)
+                opened = through_template(self.tokenizer, history[:-1], add_generation_prompt=True)
                 yield self._rest(opened, done), False
                 done = opened
-            closed = self._template(history)
+            closed = through_template(self.tokenizer, history)
             yield self._rest(closed, done), scored
             done = closed
 

@@ -23,6 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from trueline.batching import Branch, Layout, PackedBatch, TokenTree, pack
+from trueline.prompts import pad
 
 log = logging.getLogger(__name__)
 
@@ -242,13 +243,8 @@ def plain_log_probs(model: nn.Module, batch: PackedBatch, trees: Sequence[TokenT
 
     The truth the fast path is held against, and the path of architectures that fail the check.
     """
-    rows = [np.concatenate([t.prompt, b.ids]).astype(np.int64) for t in trees for b in t.branches]
-    width = max(len(row) for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.from_numpy(row)
-        mask[i, : len(row)] = 1
+    rows = [[*t.prompt.tolist(), *b.ids.tolist()] for t in trees for b in t.branches]
+    ids, mask = pad(rows, fill=0, left=False)
     device = batch.input_ids.device
     logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
     pieces = []

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from trueline.diagnostics.prompts import Progress, batches_by_length, encode, pad, render
 from trueline.errors import UserError
+from trueline.prompts import Progress, batches_by_length, encode, pad, render
 from trueline.records import Text
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from trueline.diagnostics.distances import (
     fisher_ratio,
 )
 from trueline.diagnostics.hidden import Position, hidden_states
-from trueline.diagnostics.prompts import Progress
 from trueline.diagnostics.resampling import bootstrap_interval
 from trueline.errors import UserError
+from trueline.prompts import Progress
 from trueline.records import Text
 from trueline.results import Finding, Metric
 

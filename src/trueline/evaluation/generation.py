@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trueline.diagnostics.hidden import evaluating
-from trueline.diagnostics.prompts import Progress, batches_by_length, encode, pad, render
 from trueline.errors import UserError
 from trueline.evaluation.statistics import rate
+from trueline.prompts import Progress, batches_by_length, encode, pad, render
 from trueline.records import Text
 from trueline.results import Metric
 

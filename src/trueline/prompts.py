@@ -1,7 +1,8 @@
 """Prompts as the model reads them: rendered, tokenized, exactly one BOS, never truncated.
 
-Diagnostics and generation share these few functions, so that the vector a diagnostic looks at
-and the answer an evaluation judges belong to the same tokens.
+Training, diagnostics and generation share these few functions, so that the log-prob an objective
+sees, the vector a diagnostic looks at and the answer an evaluation judges belong to the same
+tokens.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trueline.errors import UserError
-from trueline.records import Text
+from trueline.records import Message, Text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,19 +37,28 @@ def render(tokenizer: PreTrainedTokenizerBase, prompt: Text, *, open_turn: bool)
     """
     if isinstance(prompt, str):
         return prompt
+    if not open_turn:
+        return through_template(tokenizer, prompt)
+    if prompt[-1].role == "assistant":
+        return through_template(tokenizer, prompt, continue_final_message=True)
+    return through_template(tokenizer, prompt, add_generation_prompt=True)
+
+
+def through_template(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **how: bool
+) -> str:
+    """Messages as the tokenizer's chat template writes them.
+
+    Raises:
+        UserError: the tokenizer has no chat template.
+    """
     if tokenizer.chat_template is None:
         raise UserError(
-            "the prompt is a conversation and the tokenizer has no chat template; give the "
+            "the text is a conversation and the tokenizer has no chat template; give the "
             "tokenizer one, or pass plain text"
         )
-    continues = open_turn and prompt[-1].role == "assistant"
-    rendered = tokenizer.apply_chat_template(
-        [message.to_dict() for message in prompt],
-        tokenize=False,
-        add_generation_prompt=open_turn and not continues,
-        continue_final_message=continues,
-    )
-    return str(rendered)
+    turns = [message.to_dict() for message in messages]
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, **how))
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -58,14 +68,26 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     without that convention gets none.
     """
     ids: list[int] = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return one_bos(ids, tokenizer.bos_token_id, adds_bos(tokenizer))
+
+
+def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer puts a BOS before plain text of itself."""
     bos = tokenizer.bos_token_id
-    if bos is None:
-        return ids
+    return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+
+
+def one_bos(ids: list[int], bos: int | None, adds: bool) -> list[int]:
+    """One BOS in front where the tokenizer ``adds`` one or the text wrote one; never two.
+
+    Example:
+        >>> one_bos([1, 1, 7], bos=1, adds=True), one_bos([7], bos=1, adds=False)
+        ([1, 7], [7])
+    """
     start = 0
-    while start < len(ids) and ids[start] == bos:
+    while bos is not None and start < len(ids) and ids[start] == bos:
         start += 1
-    adds = tokenizer("a")["input_ids"][:1] == [bos]
-    return [bos, *ids[start:]] if start or adds else ids
+    return [bos, *ids[start:]] if bos is not None and (start or adds) else ids
 
 
 def pad(sequences: Sequence[Sequence[int]], *, fill: int, left: bool) -> tuple[Tensor, Tensor]:
