@@ -7,9 +7,10 @@ import pytest
 import torch
 import transformers as tf
 
-from trueline import scoring
 from trueline.batching import Branch, TokenTree, pack
 from trueline.scoring import Scorer, head_log_probs, plain_log_probs
+from trueline.scoring import head as head_module
+from trueline.scoring import scorer as scorer_module
 
 SIZE = {
     "hidden_size": 32,
@@ -135,8 +136,8 @@ def test_chunked_head_equals_full_logits(monkeypatch, softcap):
     truth = run(full)
     sizes = [(elements, keep) for elements in (50, 200, 1 << 20) for keep in (0, 1 << 20)]
     for elements, keep in sizes:  # one row, four rows, everything at once; kept or computed again
-        monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", elements)
-        monkeypatch.setattr(scoring, "KEEP_ELEMENTS", keep)
+        monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", elements)
+        monkeypatch.setattr(head_module, "KEEP_ELEMENTS", keep)
         for got, expected in zip(
             run(lambda: head_log_probs(head, hidden, targets, softcap=softcap)), truth, strict=True
         ):
@@ -146,7 +147,7 @@ def test_chunked_head_equals_full_logits(monkeypatch, softcap):
 def test_a_model_that_fails_the_check_takes_the_plain_path(monkeypatch, caplog):
     model = make_model("llama")
     monkeypatch.setattr(
-        scoring, "packed_log_probs", lambda core, batch: torch.zeros(len(batch.targets))
+        scorer_module, "packed_log_probs", lambda core, batch: torch.zeros(len(batch.targets))
     )
     scorer = Scorer(model)
     assert not scorer.fast

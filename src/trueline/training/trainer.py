@@ -2,7 +2,8 @@
 
 The Trainer gives the optimizer, schedule, logging, checkpoints and distribution. What it is not
 asked for is accumulation: one batch of its loader is this rank's share of one whole effective
-batch, and the engine walks through the micro-batches itself.
+batch, and the engine walks through the micro-batches itself. The file is long because it is one
+class whose methods the Trainer calls by name.
 """
 
 from __future__ import annotations

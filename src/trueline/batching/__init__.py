@@ -1,0 +1,25 @@
+"""Tokens: examples become token trees, and trees become one packed batch without padding.
+
+A :class:`TokenTree` is one prompt with its completions as branches. :func:`pack` lays trees end to
+end in a single row: each prompt once, its branches behind it, every branch's positions continuing
+from the prompt's end. What may attend to what is a :class:`Layout`; :mod:`trueline.scoring`
+turns it into attention.
+"""
+
+from trueline.batching.encode import Encoder
+from trueline.batching.pack import Layout, PackedBatch, Segment, pack
+from trueline.batching.trees import Branch, Ids, Mask, TokenTree, View, view
+
+__all__ = [
+    "Branch",
+    "Encoder",
+    "Ids",
+    "Layout",
+    "Mask",
+    "PackedBatch",
+    "Segment",
+    "TokenTree",
+    "View",
+    "pack",
+    "view",
+]

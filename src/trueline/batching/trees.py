@@ -1,0 +1,100 @@
+"""Token trees: one prompt with its completions as branches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from trueline.errors import UserError
+from trueline.records import Example
+
+Ids: TypeAlias = np.ndarray[Any, np.dtype[np.int32]]
+Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+View: TypeAlias = Literal["paired", "unpaired", "completion"]
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One completion's tokens. ``mask`` marks the scored ones (the assistant's own words)."""
+
+    ids: Ids
+    mask: Mask
+
+    @property
+    def length(self) -> int:
+        """Number of scored tokens."""
+        return int(self.mask.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTree:
+    """One prompt's tokens with its completions as branches; the unit a batch is made of.
+
+    ``desirable`` labels each branch; a preference pair is always (chosen, rejected), that is
+    (True, False). ``reference_prompt`` replaces the prompt for the reference model alone.
+    """
+
+    prompt: Ids
+    branches: tuple[Branch, ...]
+    desirable: tuple[bool, ...]
+    reference_prompt: Ids | None = None
+    id: str = ""
+
+    def for_reference(self) -> TokenTree:
+        """The tree as the reference model sees it."""
+        if self.reference_prompt is None:
+            return self
+        return replace(self, prompt=self.reference_prompt, reference_prompt=None)
+
+    def keep(self, branches: Sequence[int]) -> TokenTree:
+        """The tree with only the given branches, in the given order."""
+        return replace(
+            self,
+            branches=tuple(self.branches[i] for i in branches),
+            desirable=tuple(self.desirable[i] for i in branches),
+        )
+
+
+def view(example: Example, tree: TokenTree, layout: View) -> Iterator[TokenTree]:
+    """The training trees an encoded example yields under a layout.
+
+    - ``paired``: one tree (chosen, rejected) for each preference pair.
+    - ``unpaired``: one tree with every labeled completion; a pair labels its two completions, so
+      both stay behind one shared prompt and every batch is balanced.
+    - ``completion``: the completions to imitate: chosen, desirable, or all where none is labeled.
+
+    Raises:
+        UserError: the example cannot be seen that way; the message says what is missing.
+    """
+    if layout == "paired":
+        if not example.pairs:
+            raise UserError(
+                f"{tree.id or 'example'}: this objective needs preference pairs (columns prompt, "
+                "chosen, rejected) and the row has none; choose an unpaired objective (kto, bco, "
+                "kldo) or give pairs"
+            )
+        for chosen, rejected in example.pairs:
+            yield replace(tree.keep((chosen, rejected)), desirable=(True, False))
+        return
+    labels = {
+        (i, c.desirable) for i, c in enumerate(example.completions) if c.desirable is not None
+    }
+    for chosen, rejected in example.pairs:
+        labels |= {(chosen, True), (rejected, False)}
+    if layout == "completion":
+        wanted = sorted(i for i, desirable in labels if desirable)
+        if not labels:
+            wanted = list(range(len(example.completions)))
+        if wanted:
+            yield replace(tree.keep(wanted), desirable=(True,) * len(wanted))
+        return
+    if not labels:
+        raise UserError(
+            f"{tree.id or 'example'}: this objective needs labeled completions (columns prompt, "
+            "completion, label, or preference pairs) and the row has none"
+        )
+    ordered = sorted(labels, key=lambda item: (item[0], not item[1]))
+    yield replace(tree.keep([i for i, _ in ordered]), desirable=tuple(bool(d) for _, d in ordered))

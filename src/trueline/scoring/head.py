@@ -1,0 +1,136 @@
+"""The LM head where it counts: log-probs of targets in chunks, with a backward of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_ELEMENTS = 1 << 23
+"""Logits held at once by the chunked head (elements, float32)."""
+
+KEEP_ELEMENTS = 1 << 26
+"""Up to so many probabilities are kept for the backward pass (256 MiB): a third less arithmetic in
+the head. Beyond it they are computed again."""
+
+
+class _LinearLogProbs(torch.autograd.Function):
+    """log softmax(cap(h W' + b))[target], (M,), without storing (M, V) logits where that is much.
+
+    The backward pass takes d logit = (1[target] - softmax) * upstream. The softmax is kept from
+    the forward pass up to ``KEEP_ELEMENTS``, and beyond that computed again, chunk by chunk, from
+    the saved log-sum-exp.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        softcap: float | None,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        keep = len(targets) * weight.shape[0] <= KEEP_ELEMENTS and softcap is None
+        keep = keep and any(ctx.needs_input_grad)
+        lses, values, kept = [], [], []
+        cast = weight.to(dtype)
+        for rows in _chunks(len(targets), weight.shape[0]):
+            logits = _logits(hidden[rows], cast, bias, softcap)
+            lse = logits.logsumexp(-1)
+            values.append(logits.gather(-1, targets[rows, None])[:, 0] - lse)
+            lses.append(lse)
+            if keep:
+                kept.append(logits.sub_(lse[:, None]).exp_())
+        ctx.save_for_backward(hidden, weight, bias, targets, torch.cat(lses), *kept)
+        ctx.softcap, ctx.dtype = softcap, dtype
+        return torch.cat(values)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets, lse, *kept = ctx.saved_tensors
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        wants_bias = bias is not None and ctx.needs_input_grad[2]
+        cast = weight.to(ctx.dtype)
+        total = torch.promote_types(torch.float32, weight.dtype)
+        d_hidden = torch.empty_like(hidden) if wants_hidden else None
+        d_weight: Tensor | None = None
+        d_bias = torch.zeros_like(bias, dtype=total) if wants_bias else None
+        for index, rows in enumerate(_chunks(len(targets), weight.shape[0])):
+            h = hidden[rows].to(ctx.dtype)
+            slope = None
+            if kept:
+                d = kept[index] * -upstream[rows, None]
+            else:
+                d = _logits(h, cast, bias, ctx.softcap)
+                slope = None if ctx.softcap is None else 1 - (d / ctx.softcap) ** 2
+                d = d.sub_(lse[rows, None]).exp_().mul_(-upstream[rows, None])
+            d.scatter_add_(1, targets[rows, None], upstream[rows, None].to(d.dtype))
+            d = (d if slope is None else d * slope).to(ctx.dtype)
+            if d_hidden is not None:
+                d_hidden[rows] = (d @ cast).to(hidden.dtype)
+            if wants_weight and d_weight is None:
+                d_weight = (d.t() @ h).to(total)
+            elif d_weight is not None:
+                d_weight.add_(d.t() @ h)
+            if d_bias is not None:
+                d_bias += d.sum(0)
+        return (
+            d_hidden,
+            None if d_weight is None else d_weight.to(weight.dtype),
+            None if d_bias is None else d_bias.to(bias.dtype),
+            None,
+            None,
+            None,
+        )
+
+
+def _chunks(rows: int, vocabulary: int) -> Iterator[slice]:
+    step = max(1, CHUNK_ELEMENTS // vocabulary)
+    for start in range(0, rows, step):
+        yield slice(start, start + step)
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:
+    logits = F.linear(
+        hidden.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype)
+    )
+    logits = logits.to(torch.promote_types(torch.float32, logits.dtype))
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def head_log_probs(
+    head: nn.Module, hidden: Tensor, targets: Tensor, *, softcap: float | None = None
+) -> Tensor:
+    """(M,) log-probs of ``targets`` (M,) given ``hidden`` (M, d) through the LM head, in float32
+    (float64 where the hidden states are).
+
+    A plain linear head runs in chunks with its own backward; any other (quantized, with an
+    adapter) runs as the module it is, chunk by chunk under checkpointing.
+    """
+    if type(head) is nn.Linear:
+        device = hidden.device.type
+        dtype = hidden.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False):
+            return _LinearLogProbs.apply(hidden, head.weight, head.bias, targets, softcap, dtype)
+
+    def chunk(h: Tensor, t: Tensor) -> Tensor:
+        logits = head(h)
+        logits = logits.to(torch.promote_types(torch.float32, logits.dtype))
+        if softcap is not None:
+            logits = softcap * torch.tanh(logits / softcap)
+        return logits.log_softmax(-1).gather(-1, t[:, None])[:, 0]
+
+    vocabulary = getattr(head, "out_features", 1 << 15)
+    pieces = [
+        checkpoint(chunk, hidden[rows], targets[rows], use_reentrant=False)
+        for rows in _chunks(len(targets), vocabulary)
+    ]
+    return torch.cat(pieces)

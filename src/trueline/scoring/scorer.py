@@ -1,0 +1,189 @@
+"""The scorer: log-probs of token trees under a model, by the fast path or the plain one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trueline.batching import Branch, PackedBatch, TokenTree, pack
+from trueline.prompts import pad
+from trueline.scoring.attention import ATTENTION
+from trueline.scoring.head import head_log_probs
+
+log = logging.getLogger(__name__)
+
+
+def plain_log_probs(model: nn.Module, batch: PackedBatch, trees: Sequence[TokenTree]) -> Tensor:
+    """(M,) per-token log-probs the ordinary way: one right-padded row a completion, all logits.
+
+    The truth the fast path is held against, and the path of architectures that fail the check.
+    """
+    rows = [[*t.prompt.tolist(), *b.ids.tolist()] for t in trees for b in t.branches]
+    ids, mask = pad(rows, fill=0, left=False)
+    device = batch.input_ids.device
+    logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
+    pieces = []
+    flat = ((t, b) for t in trees for b in t.branches)
+    for i, (tree, branch) in enumerate(flat):
+        scored = np.flatnonzero(branch.mask) + len(tree.prompt)
+        at = torch.from_numpy(scored[scored > 0]).to(device)
+        row_logits = logits[i, at - 1]
+        row_logits = row_logits.to(torch.promote_types(torch.float32, row_logits.dtype))
+        target = ids[i].to(device)[at]
+        pieces.append(row_logits.log_softmax(-1).gather(-1, target[:, None])[:, 0])
+    return torch.cat(pieces)
+
+
+class Scorer:
+    """Scores token trees under a model: ``scorer(trees)`` gives per-token log-probs.
+
+    Attaching it teaches ``model(packed=batch)`` to return the (M,) log-probs of a packed batch, so
+    that wrappers around the model (DDP, FSDP, PEFT) keep their hooks. :meth:`detach` undoes it.
+
+    Args:
+        model: a Hugging Face causal language model, or a PEFT model around one.
+        share: share prompts between completions (exact; off only to measure it).
+        check: compare the fast with the plain path on a few made-up rows first, and take the
+            plain path, with a warning, where they differ.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> config = LlamaConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        ...                      intermediate_size=16, vocab_size=32)
+        >>> scorer = Scorer(LlamaForCausalLM(config).eval())
+        >>> scorer.fast
+        True
+    """
+
+    def __init__(self, model: nn.Module, *, share: bool = True, check: bool = True) -> None:
+        self.model = model
+        self.share = share
+        self.core = _causal_lm(model)
+        self.fast = True
+        self._attach()
+        if check:
+            reason = verify(self)
+            if reason is not None:
+                self.detach()
+                self.fast = False
+                log.warning(
+                    "%s takes the plain scoring path (padded rows, no shared prompts): %s",
+                    type(self.core).__name__,
+                    reason,
+                )
+
+    def _attach(self) -> None:
+        core = self.core
+        self._attention = core.config._attn_implementation
+        core.set_attn_implementation(ATTENTION)
+        original: Callable[..., Any] = core.forward
+
+        def forward(*args: Any, packed: PackedBatch | None = None, **kwargs: Any) -> Any:
+            return original(*args, **kwargs) if packed is None else packed_log_probs(core, packed)
+
+        core.forward = forward
+
+    def detach(self) -> None:
+        """Give the model its own forward method and attention back."""
+        self.core.__dict__.pop("forward", None)
+        self.core.set_attn_implementation(self._attention)
+
+    def pack(self, trees: Sequence[TokenTree]) -> PackedBatch:
+        """The packed batch of these trees on the model's device."""
+        return pack(trees, share=self.share).to(_device(self.core))
+
+    def __call__(
+        self, trees: Sequence[TokenTree], batch: PackedBatch | None = None, *, through: Any = None
+    ) -> Tensor:
+        """(M,) per-token log-probs, nats; ``batch.sums`` gives a completion's.
+
+        ``through`` is the wrapper to call (a DDP or FSDP module) where it is not the model itself.
+        """
+        batch = self.pack(trees) if batch is None else batch
+        model = self.model if through is None else through
+        if self.fast:
+            return model(packed=batch)
+        return plain_log_probs(model, batch, trees)
+
+
+def packed_log_probs(core: Any, batch: PackedBatch) -> Tensor:
+    """(M,) per-token log-probs of a packed batch: body once, head where it counts."""
+    body = getattr(core, core.base_model_prefix)
+    hidden = body(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        layout=batch.layout,
+        use_cache=False,
+    ).last_hidden_state[0]
+    text_config = core.config.get_text_config()
+    return head_log_probs(
+        core.get_output_embeddings(),
+        hidden[batch.predictors],
+        batch.targets,
+        softcap=getattr(text_config, "final_logit_softcapping", None),
+    )
+
+
+def _causal_lm(model: nn.Module) -> Any:
+    """The transformers model inside whatever wraps it."""
+    while True:
+        inner = getattr(model, "module", None) or getattr(model, "_orig_mod", None)
+        if inner is None and hasattr(model, "peft_config"):
+            inner = getattr(model.base_model, "model", None)
+        if inner is None:
+            return model
+        model = inner
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def verify(scorer: Scorer, *, seed: int = 0) -> str | None:
+    """Whether fast and plain path agree on a few made-up trees; None, or how they disagree."""
+    rng = np.random.default_rng(seed)
+    vocabulary = scorer.core.config.get_text_config().vocab_size
+
+    def ids(n: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+        return rng.integers(min(3, vocabulary - 1), min(vocabulary, 1000), n).astype(np.int32)
+
+    def branch(n: int) -> Branch:
+        return Branch(ids(n), np.ones(n, dtype=np.bool_))
+
+    trees = [
+        TokenTree(ids(7), (branch(5), branch(9)), (True, False)),
+        TokenTree(ids(3), (branch(1), branch(4)), (True, False)),
+    ]
+    batch = scorer.pack(trees)
+    with torch.no_grad(), evaluating(scorer.model):
+        try:
+            fast = scorer(trees, batch)
+        except (NotImplementedError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+            return f"the packed forward failed ({type(error).__name__}: {error})"
+        plain = plain_log_probs(scorer.model, batch, trees)
+    tolerance = 1e-3 if plain.dtype == torch.float64 or _is_float32(scorer.core) else 0.15
+    difference = (fast - plain).abs().max().item()
+    if not difference <= tolerance:
+        return f"packed and padded log-probs differ by {difference:.3g} nats"
+    return None
+
+
+def _is_float32(model: nn.Module) -> bool:
+    return all(p.dtype in (torch.float32, torch.float64) for p in model.parameters())
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout off inside, the training mode back afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
