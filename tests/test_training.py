@@ -556,7 +556,7 @@ def test_a_weighted_sum_trains_and_splits(tmp_path):
 
 
 def test_an_objective_of_ones_own_trains(tmp_path, monkeypatch):
-    module = tmp_path / "own_losses.py"
+    module = tmp_path / "losses_of_mine.py"
     module.write_text(
         "from torch import Tensor\n"
         "from trueline import PairedLogProbs\n"
@@ -566,7 +566,7 @@ def test_an_objective_of_ones_own_trains(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     run = trainer(
         tmp_path / "run",
-        loss_type="own_losses:mine",
+        loss_type="losses_of_mine:mine",
         objective_options={"scale": 0.5},
         max_steps=2,
     )
