@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -124,8 +123,3 @@ def _quantization(args: ModelArguments) -> Any:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0]
-
-
-def is_local(name: str | None) -> bool:
-    """Whether the name is a folder on this machine."""
-    return name is not None and Path(name).is_dir()

@@ -59,7 +59,7 @@ class Encoder:
             prompt_text = render(self.tokenizer, example.prompt, open_turn=True)
             prompt = self._ids(prompt_text)
             branches = tuple(
-                self._branch(example.prompt, prompt_text, completion.content)
+                self._branch(example.prompt, prompt_text, prompt, completion.content)
                 for completion in example.completions
             )
             reference = (
@@ -87,12 +87,14 @@ class Encoder:
     def _with_bos(self, ids: Ids) -> Ids:
         return np.asarray(one_bos(ids.tolist(), self._bos, self._adds_bos), dtype=np.int32)
 
-    def _branch(self, prompt: Text, prompt_text: str, completion: Text) -> Branch:
+    def _branch(self, prompt: Text, prompt_text: str, prompt_ids: Ids, completion: Text) -> Branch:
         ids: list[Ids] = []
         mask: list[Mask] = []
-        before = prompt_text
+        before, prefix = prompt_text, prompt_ids
         for text, scored in self._segments(prompt, prompt_text, completion):
-            piece = self._continuation(before, text)
+            if ids:  # the prompt's ids are known already
+                prefix = self._ids(before)
+            piece = self._continuation(before, prefix, text)
             ids.append(piece)
             mask.append(np.full(len(piece), scored))
             before += text
@@ -130,11 +132,11 @@ class Encoder:
             )
         return whole[len(start) :]
 
-    def _continuation(self, before: str, text: str) -> Ids:
-        """The ids of ``text`` where it follows ``before``, leaving ``before``'s ids unchanged."""
+    def _continuation(self, before: str, prefix: Ids, text: str) -> Ids:
+        """The ids of ``text`` where it follows ``before``, whose own ids ``prefix`` stay as they
+        are."""
         if not text:
             return np.zeros(0, dtype=np.int32)
-        prefix = self._ids(before)
         whole = self._ids(before + text)
         if len(whole) > len(prefix) and np.array_equal(whole[: len(prefix)], prefix):
             return whole[len(prefix) :]

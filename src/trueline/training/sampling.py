@@ -24,8 +24,7 @@ class StepBatch:
         micro_batches: this rank's trees, cut into what fits on the device.
         mismatched: for each micro-batch, the same prompts with other examples' completions; empty
             lists where the objective does not ask for them.
-        completions: completions in the whole effective batch, over all ranks.
-        losses: loss terms in it (pairs, or completions).
+        losses: loss terms (pairs, or completions) in the whole effective batch, over all ranks.
         counts: desirable and undesirable completions in it.
         idle: this rank got no tree of its own and scores another's with weight zero, so that every
             rank takes part in the step.
@@ -33,7 +32,6 @@ class StepBatch:
 
     micro_batches: list[list[TokenTree]]
     mismatched: list[list[TokenTree]]
-    completions: int
     losses: int
     counts: tuple[int, int]
     idle: bool = False
@@ -172,7 +170,6 @@ class BatchPlan(Sampler[list[int]]):
         return StepBatch(
             micro_batches=self._cut(trees[mine] or trees[:1]),
             mismatched=self._cut(others[mine] or others[:1]),
-            completions=len(labels),
             losses=len(trees) if self.paired else len(labels),
             counts=(sum(labels), len(labels) - sum(labels)),
             idle=not trees[mine],

@@ -246,11 +246,17 @@ class StepEngine:
         return StepResult(loss, rows, gradient, statistics)
 
     def _forward(self, trees: Sequence[TokenTree], run: _Run) -> Rows:
+        return self.forward(trees, run.model, idle=run.batch.idle)
+
+    def forward(
+        self, trees: Sequence[TokenTree], model: nn.Module | None, *, idle: bool = False
+    ) -> Rows:
+        """The rows of these trees under the policy; none of them where this rank is ``idle``."""
         packed = self.scorer.pack(trees)
         with self.autocast():
-            tokens = self.scorer(trees, packed, through=run.model)
+            tokens = self.scorer(trees, packed, through=model)
         rows = self.rows(trees, packed, tokens)
-        return rows.map(lambda column: column[:0]) if run.batch.idle else rows
+        return rows.map(lambda column: column[:0]) if idle else rows
 
     def rows(self, trees: Sequence[TokenTree], packed: PackedBatch, tokens: Tensor) -> Rows:
         """The scalars of these trees' completions, reference included, from per-token log-probs."""

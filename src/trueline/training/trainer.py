@@ -32,7 +32,6 @@ from trueline.objectives.base import BoundObjective
 from trueline.records import Example
 from trueline.results import write_json
 from trueline.scoring import Scorer, evaluating
-from trueline.training.coupling import gather
 from trueline.training.metrics import MetricAccumulator, step_metrics
 from trueline.training.progress import ProgressBar, progress
 from trueline.training.reference import Reference, ReferenceCache, fingerprint
@@ -399,15 +398,16 @@ class AlignmentTrainer(Trainer):
         model = self.model_wrapped
         average = copy.copy(self.engine.average)
         with torch.no_grad(), evaluating(model):
-            rows = self._score(batch.micro_batches, model, idle=batch.idle)
-            whole = self.engine.assemble(self._all(rows))
+            rows = self._score(batch.micro_batches, idle=batch.idle)
+            whole = self.engine.assemble(self.engine.gathered(rows)[0])
             statistics: dict[str, torch.Tensor] = {}
             spec = self.objective.spec
             if spec.statistic is not None and not spec.coupled:
                 measured = whole
                 if self._mismatched:
-                    others = self._score(batch.mismatched, model, idle=batch.idle)
-                    measured = self.engine.assemble(self._all(others), layout="completion")
+                    others = self._score(batch.mismatched, idle=batch.idle)
+                    everyone, _ = self.engine.gathered(others)
+                    measured = self.engine.assemble(everyone, layout="completion")
                 value = self.objective.measure(measured)
                 if average is not None and average.decay and average.value is not None:
                     value = torch.as_tensor(average.value)
@@ -419,20 +419,9 @@ class AlignmentTrainer(Trainer):
         metrics = {"loss": float(loss), **accumulator.read(self.args.device)}
         return {**metrics, "samples": len(trees)}
 
-    def _score(self, micro_batches: Iterable[list[TokenTree]], model: Any, *, idle: bool) -> Rows:
-        parts = []
-        for trees in micro_batches:
-            packed = self.scorer.pack(trees)
-            with self.compute_loss_context_manager():
-                tokens = self.scorer(trees, packed, through=model)
-            parts.append(self.engine.rows(trees, packed, tokens))
-        rows = Rows.cat(parts)
-        return rows.map(lambda column: column[:0]) if idle else rows
-
-    @staticmethod
-    def _all(rows: Rows) -> Rows:
-        matrix, _ = gather(rows.to_matrix())
-        return Rows.from_matrix(matrix, like=rows)
+    def _score(self, micro_batches: Iterable[list[TokenTree]], *, idle: bool) -> Rows:
+        model = self.model_wrapped
+        return Rows.cat([self.engine.forward(trees, model, idle=idle) for trees in micro_batches])
 
 
 _METRIC_NAMES = {"baseline": "kl", "shift": "rewards/shift", "log_normalizer": "log_normalizer"}
