@@ -382,6 +382,26 @@ def test_reference_prompt_conditions_the_reference_alone():
 # --- what must stop, stops -----------------------------------------------------------------------
 
 
+def test_bf16_holds_for_reference_and_policy_also_in_a_second_training(tmp_path, caplog):
+    """Accelerate wraps a model's forward method once and leaves it wrapped, so neither a scorer
+    attached later nor the reference pass can rely on that."""
+    model = tiny_llama()
+    for again in (False, True):
+        made = trainer(tmp_path / str(again), model, bf16=True)
+        assert made.scorer.fast and "plain scoring path" not in caplog.text
+        seen = set()
+        layer = model.model.layers[0].mlp.down_proj
+        handle = layer.register_forward_hook(
+            lambda module, given, out, seen=seen: seen.add((torch.is_grad_enabled(), out.dtype))
+        )
+        made.train()
+        handle.remove()
+        assert seen == {(False, torch.bfloat16), (True, torch.bfloat16)}
+        if not again:
+            first = made.state.log_history[0]
+            assert abs(first["rewards/margins"]) < 1e-3  # policy is reference before the step
+
+
 def test_non_finite_log_probs_stop_and_name_the_rows(tmp_path):
     model = tiny_llama()
     run = trainer(tmp_path, model)

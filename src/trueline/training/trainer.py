@@ -138,7 +138,7 @@ class AlignmentTrainer(Trainer):
             self.scorer,
             self.reference,
             coupling=args.coupling,
-            autocast=self.compute_loss_context_manager,
+            autocast=self.accelerator.autocast,
             shape=self._shape(),
             masks=self.masks,
         )
@@ -151,7 +151,7 @@ class AlignmentTrainer(Trainer):
         """What reshapes coefficients, if anything does."""
         if self.args.pair_weighting is None:
             return None
-        return PairNormalizer(self.scorer, self.masks, self.compute_loss_context_manager)
+        return PairNormalizer(self.scorer, self.masks, self.accelerator.autocast)
 
     def _entanglement_callback(self) -> EntanglementCallback:
         evals = self.eval_dataset
@@ -247,13 +247,11 @@ class AlignmentTrainer(Trainer):
         if ref_model is not None:
             ref_model.requires_grad_(False).eval().to(self.args.device)
             scorer = Scorer(ref_model, shortcuts=self.scorer.shortcuts)
-            return Reference(scorer, cache, autocast=self.compute_loss_context_manager)
+            return Reference(scorer, cache, autocast=self.accelerator.autocast)
         switch: Callable[[], Any] = contextlib.nullcontext
         if hasattr(self.model, "peft_config"):
             switch = self.model.disable_adapter
-        return Reference(
-            self.scorer, cache, switch=switch, autocast=self.compute_loss_context_manager
-        )
+        return Reference(self.scorer, cache, switch=switch, autocast=self.accelerator.autocast)
 
     def _compute_dtype(self, model: Any) -> torch.dtype:
         if self.args.bf16:
@@ -339,7 +337,7 @@ class AlignmentTrainer(Trainer):
                 self.args.gradient_checkpointing
                 or getattr(self.args, "activation_checkpointing", False)
             ),
-            autocast=self.compute_loss_context_manager,
+            autocast=self.accelerator.autocast,
         )
 
     @property
