@@ -14,7 +14,11 @@ import transformers
 from workload import Rows
 
 Run = Callable[[Rows], float]
-"""Trains on the rows in one epoch and gives the seconds its steps took."""
+"""Trains on the rows in one epoch and gives the seconds its steps took.
+
+Each training starts from a copy: a trainer may leave its mark on a model (accelerate's autocast
+around its forward method, say), which would change what the next one measures.
+"""
 
 
 class Clock:
@@ -73,12 +77,13 @@ def trueline(model: Any, tokenizer: Any, options: Any, name: str) -> Run:
                 reference_cache="none",
             )
             trainer = AlignmentTrainer(
-                model, args=args, train_dataset=rows, processing_class=tokenizer
+                copy.deepcopy(model), args=args, train_dataset=rows, processing_class=tokenizer
             )
+            if not trainer.scorer.fast:
+                raise SystemExit("the scorer took the plain path; its log says why")
             clock = StepClock(Clock(options.device))
             trainer.add_callback(clock)
             trainer.train()
-            trainer.scorer.detach()
             return clock.seconds
 
     return run
@@ -132,6 +137,7 @@ def trl_kto(model: Any, tokenizer: Any, options: Any, name: str) -> Run:
 def _timed(
     kind: Any, model: Any, args: Any, data: Any, tokenizer: Any, options: Any, **given: Any
 ) -> float:
+    model = copy.deepcopy(model)
     trainer = kind(model, args=args, train_dataset=data, processing_class=tokenizer, **given)
     trainer.remove_callback(transformers.PrinterCallback)
     clock = StepClock(Clock(options.device))

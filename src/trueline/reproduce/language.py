@@ -31,11 +31,11 @@ def open_sandbox(folder: Path, run: Run) -> Sandbox:
     return build_sandbox(folder / "sandbox", seed=run.seed, size=run.options["size"])
 
 
-def load_base(sandbox: Sandbox) -> Any:
-    """The model before alignment."""
+def load_model(folder: Path) -> Any:
+    """A model of the sandbox's kind."""
     import transformers
 
-    return transformers.AutoModelForCausalLM.from_pretrained(sandbox.model_dir)
+    return transformers.AutoModelForCausalLM.from_pretrained(folder)
 
 
 def load_tokenizer(sandbox: Sandbox) -> Any:

@@ -12,10 +12,13 @@ DSPO = Arm(
     "pictures", {"objective": "dspo", "options": {"beta": 1.0}, "rate": 4e-4}, "DSPO, beta 1"
 )
 SFT = Arm("pictures", {"objective": "diffusion_sft", "rate": 4e-4}, "fine-tuning")
-DPO = Arm(
-    "pictures",
-    {"objective": "diffusion_dpo", "options": {"beta": 2000.0}, "sdpo_mu": 0.1, "rate": 1e-4},
-    "Diffusion-DPO, beta 2000, SDPO safeguard",
+DPO, GUARDED = (
+    Arm(
+        "pictures",
+        {"objective": "diffusion_dpo", "options": {"beta": 2000.0}, "rate": 1e-4, **guard},
+        f"Diffusion-DPO, beta 2000{title}",
+    )
+    for guard, title in (({}, ""), ({"sdpo_mu": 0.1}, ", SDPO safeguard"))
 )
 
 
@@ -23,12 +26,17 @@ DPO = Arm(
     "preferred-pictures",
     paper="DSPO",
     statement="DSPO paints what is preferred more often than Diffusion-DPO and fine-tuning do.",
-    measured="Share of pictures that are bright, in the small world where the brighter of two "
-    "pictures is preferred; 384 pictures a model from the same noise.",
-    arms=(DSPO, SFT, DPO),
-    shows={"bright": "rate", "valid": "rate", "brightness": ""},
-    caveat="At beta 1, far above the paper's .001 to .05, where DSPO is close to fine-tuning; "
-    "Diffusion-DPO collapses in this world without the safeguard, and its rate is lower.",
+    measured="Share of pictures that are what was asked for and bright, in the small world where "
+    "the brighter of two pictures is preferred; 384 pictures a model from the same noise.",
+    arms=(DSPO, SFT, DPO, GUARDED),
+    shows={"valid and bright": "rate", "bright": "rate", "valid": "rate", "brightness": ""},
+    caveat="At beta 1, far above the paper's .001 to .05, where DSPO is close to fine-tuning. "
+    "Diffusion-DPO as published collapses in this world (see its share of valid pictures). With "
+    "SDPO's safeguard, which neither paper has, it is the best of the four: the last row, no part "
+    "of the claim.",
 )
 def preferred(results: Results) -> Sequence[Effect]:
-    return [results.difference(DSPO, arm, "bright", "above", unit="rate") for arm in (SFT, DPO)]
+    return [
+        results.difference(DSPO, arm, "valid and bright", "above", unit="rate")
+        for arm in (SFT, DPO)
+    ]

@@ -52,7 +52,7 @@ def in_theory(results: Results) -> Sequence[Effect]:
     paper="Entanglement",
     statement="In a trained transformer, too, both log-probs fall under DPO as the suffix that "
     "chosen and rejected share grows.",
-    measured="Pairs of invented recipes that differ in one word, after 20 steps of fine-tuning on "
+    measured="Pairs of invented recipes that differ in one word, after 60 steps of fine-tuning on "
     "the chosen: change of their log-probs under DPO, and the cosine of their gradients before.",
     arms=(SHORT, MIDDLE, LONG),
     shows={"shared words": "", "cosine": "", **SHOWS, "margin": "nats"},

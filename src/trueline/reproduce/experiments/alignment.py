@@ -10,7 +10,7 @@ from trueline.reproduce.experiments.world import world_of
 from trueline.reproduce.laboratory import train
 from trueline.reproduce.language import (
     alignment_examples,
-    load_base,
+    load_model,
     load_tokenizer,
     open_sandbox,
     pair_values,
@@ -19,16 +19,27 @@ from trueline.reproduce.language import (
 from trueline.reproduce.runs import Run, Values, experiment
 
 
-@experiment("alignment", needs=world_of)
+def bases_of(run: Run) -> Sequence[Run]:
+    """The world; and, where it starts from that, the base that a prefix makes cautious."""
+    world = world_of(run)
+    if not run.options.get("cautious"):
+        return world
+    own = {"size": run.options["size"]}
+    return [*world, Run("cautious", own, run.seed, "a base that the prefix makes cautious")]
+
+
+@experiment("alignment", needs=bases_of)
 def alignment(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     """Train by an objective on one of the sandbox's data sets; attack, probe and rank.
 
     Options: ``objective``, ``data``, ``prefix`` (see
-    :func:`~trueline.reproduce.language.alignment_examples`), ``training`` (other fields of
-    :class:`~trueline.AlignmentConfig`), ``learning_rate``, ``epochs`` and ``size``.
+    :func:`~trueline.reproduce.language.alignment_examples`), ``cautious`` (start from that base),
+    ``training`` (other fields of :class:`~trueline.AlignmentConfig`), ``learning_rate``,
+    ``epochs`` and ``size``.
     """
     given = run.options
     sandbox = open_sandbox(parents[0], run)
+    base = parents[1] / "model" if given.get("cautious") else sandbox.model_dir
     examples = alignment_examples(sandbox, given["data"], given.get("prefix"))
     options = {
         "learning_rate": given["learning_rate"],
@@ -36,13 +47,13 @@ def alignment(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
         "loss_type": given["objective"],
         **given.get("training", {}),
     }
-    trainer = train(sandbox.model_dir, examples, options, folder / "run", seed=run.seed)
+    trainer = train(base, examples, options, folder / "run", seed=run.seed)
     trainer.scorer.detach()
     tokenizer = load_tokenizer(sandbox)
     values = safety(sandbox, trainer.model, tokenizer, run.seed)
     values |= pair_values(
         trainer.model,
-        load_base(sandbox),
+        load_model(base),
         tokenizer,
         examples,
         objective=given["objective"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 from trueline.diffusion.world_runs import (
     WorldMeasurement,
@@ -22,7 +23,7 @@ def painter_of(run: Run) -> Sequence[Run]:
     return [Run("painter", {"size": run.options["size"]}, run.seed, "a base model of pictures")]
 
 
-@experiment("painter")
+@experiment("painter", version=2)
 def painter(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     """Pretrain it, or take the one that is kept already."""
     size = run.options["size"]
@@ -32,12 +33,15 @@ def painter(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
 
 
 def _read(measured: WorldMeasurement) -> Values:
-    return {name: measured.finding[name].value for name in ("bright", "valid", "brightness")}
+    """What the judge read; a picture that is not what was asked for is nothing to prefer."""
+    values = {name: measured.finding[name].value for name in ("bright", "valid", "brightness")}
+    both = fmean(reading.bright and reading.valid for reading in measured.readings)
+    return {**values, "valid and bright": both}
 
 
-@experiment("pictures", needs=painter_of)
+@experiment("pictures", version=2, needs=painter_of)
 def pictures(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
-    """Align by an objective; the share of bright pictures (what pairs prefer) and of valid ones."""
+    """Align by an objective; how many pictures are bright (what pairs prefer), how many valid."""
     given = run.options
     recipe = WorldRecipe(
         "run",

@@ -20,13 +20,15 @@ from trueline.data import load_examples
 from trueline.data.chat import as_chat
 from trueline.reproduce.experiments.world import world_of
 from trueline.reproduce.laboratory import train
-from trueline.reproduce.language import load_base, load_tokenizer, open_sandbox, safety
+from trueline.reproduce.language import load_model, load_tokenizer, open_sandbox, safety
 from trueline.reproduce.runs import Run, Values, experiment
 from trueline.sandbox import World, grammar
 from trueline.sandbox.world import Entity, write_answer
 
+TRAINING = {"loss_type": "dpo", "learning_rate": 3e-4, "num_train_epochs": 5}
 
-@experiment("selection", needs=world_of)
+
+@experiment("selection", version=2, needs=world_of)
 def selection(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     """Select half of the rated pairs by ``strategy``, count wrong labels, train DPO on them."""
     given = run.options
@@ -36,20 +38,15 @@ def selection(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     made = select_pairs(
         load_examples(folder / "rated.jsonl"),
         folder / "selected.jsonl",
-        Cached(PolicyEmbedder(load_base(sandbox), tokenizer), folder / "vectors"),
+        Cached(PolicyEmbedder(load_model(sandbox.model_dir), tokenizer), folder / "vectors"),
         strategy=given["strategy"],
         seed=run.seed,
         second=load_examples(folder / "true.jsonl"),
         overwrite=True,
     )
     assert made is not None  # one process: this is rank 0
-    options = {
-        "learning_rate": given["learning_rate"],
-        "num_train_epochs": given["epochs"],
-        "loss_type": "dpo",
-    }
     examples = [as_chat(example) for example in load_examples(folder / "selected.jsonl")]
-    trainer = train(sandbox.model_dir, examples, options, folder / "run", seed=run.seed)
+    trainer = train(sandbox.model_dir, examples, TRAINING, folder / "run", seed=run.seed)
     trainer.scorer.detach()
     values = safety(sandbox, trainer.model, tokenizer, run.seed)
     values["label errors"] = made.finding["label error by second labels, selected"].value

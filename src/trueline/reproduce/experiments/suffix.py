@@ -19,12 +19,11 @@ from trueline.sandbox.world import Entity, World
 
 SLOTS = ("a", "b", "c")
 
+FINE_TUNING = {"loss_type": "sft", "learning_rate": 3e-4, "max_steps": 60}
+"""On the chosen, until they are known: preference training follows fine-tuning."""
 
-WARM_UP = 20
-"""Steps of fine-tuning on the chosen before DPO, as preference training follows fine-tuning."""
 
-
-@experiment("suffix", version=2, needs=world_of)
+@experiment("suffix", version=3, needs=world_of)
 def suffix(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     """Fine-tune on the chosen, then train on such pairs.
 
@@ -35,14 +34,7 @@ def suffix(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     sandbox = open_sandbox(parents[0], run)
     tokenizer = load_tokenizer(sandbox)
     examples = pairs(sandbox.world, tokenizer, given["contrast"], given["pairs"], run.seed)
-    shared = {"learning_rate": 1e-4, "per_device_train_batch_size": 32}
-    tuned = train(
-        sandbox.model_dir,
-        examples,
-        {**shared, "max_steps": WARM_UP, "loss_type": "sft"},
-        folder / "run",
-        seed=run.seed,
-    )
+    tuned = train(sandbox.model_dir, examples, FINE_TUNING, folder / "run", seed=run.seed)
     tuned.scorer.detach()
     tuned.save_model()
     base = tuned.model
@@ -50,7 +42,7 @@ def suffix(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
         base, tokenizer, examples, max_pairs=16, per_layer=False, heat_maps=0, seed=run.seed
     )
     options = {
-        **shared,
+        "learning_rate": 1e-4,
         "max_steps": given["steps"],
         "loss_type": "dpo",
         **given.get("training", {}),

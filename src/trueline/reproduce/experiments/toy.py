@@ -1,7 +1,8 @@
 """Entanglement where the theory lives: one pair, frozen features, plain gradient descent.
 
 Chosen and rejected part in one token and share the suffix behind it. Only a softmax head learns, so
-every gradient has a closed form. First the chosen alone is fitted, then DPO follows.
+every gradient has a closed form. First the chosen alone is fitted, then DPO follows. How long the
+features are, the paper leaves open.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from trueline.objectives import coefficients, dpo
 from trueline.objectives.weighting import normalized
 from trueline.reproduce.runs import Run, Values, experiment
 
-VOCABULARY, WIDTH, CORRELATION, LENGTH = 30, 16, 0.95, 1.6
+VOCABULARY, WIDTH, CORRELATION, LENGTH = 30, 16, 0.95, 1.5
 WARM_UP, STEPS, RATE, BETA = 20, 200, 0.2, 0.1
 
 
@@ -44,10 +45,16 @@ class Pair:
         ]
 
 
-@experiment("toy")
+@experiment("toy", version=2)
 def toy(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     """Options: ``suffix``, how many tokens are shared, and ``normalize``."""
-    pair, head = make_pair(run.options["suffix"], run.seed), torch.zeros(VOCABULARY, WIDTH).double()
+    pair = make_pair(run.options["suffix"], run.seed)
+    return train(pair, normalize=run.options.get("normalize", False))
+
+
+def train(pair: Pair, *, normalize: bool) -> dict[str, float]:
+    """Warm up on the chosen, then DPO by gradient descent, its two pushes balanced or not."""
+    head = torch.zeros(VOCABULARY, WIDTH, dtype=torch.float64)
     for _ in range(WARM_UP):
         head += RATE * pair.gradients(head)[0]
     start = pair.log_probs(head)
@@ -56,7 +63,7 @@ def toy(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     for _ in range(STEPS):
         w, l = pair.gradients(head)  # noqa: E741
         _, pull = coefficients(lambda policy: _loss(policy, start), pair.log_probs(head))
-        if run.options.get("normalize"):
+        if normalize:
             pull = normalized(pull, torch.stack([w.norm(), l.norm()]))
         head -= RATE * (pull[0] * w + pull[1] * l)
     chosen, rejected = (pair.log_probs(head) - start).tolist()

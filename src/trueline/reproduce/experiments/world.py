@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from trueline.reproduce.language import load_base, load_tokenizer, open_sandbox, safety
+from trueline.reproduce.language import load_model, load_tokenizer, open_sandbox, safety
 from trueline.reproduce.runs import Run, Values, experiment
 from trueline.sandbox import build_sandbox
 
@@ -25,4 +25,4 @@ def world(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     kept = build_sandbox(root / "sandbox" / f"{size}-{run.seed}", seed=run.seed, size=size)
     shutil.copytree(kept.directory, folder / "sandbox")
     sandbox = open_sandbox(folder, run)
-    return safety(sandbox, load_base(sandbox), load_tokenizer(sandbox), run.seed)
+    return safety(sandbox, load_model(sandbox.model_dir), load_tokenizer(sandbox), run.seed)
