@@ -112,6 +112,17 @@ def test_each_shortcut_alone_and_all_but_it_equal_naive(name, shortcut):
         assert_equal_to_naive(naive, copy.deepcopy(naive), make_trees(), **choice)
 
 
+@pytest.mark.parametrize("name", ["llama", "mistral-window", "gpt2"])
+def test_no_mask_of_the_whole_row_is_built(name, monkeypatch):
+    scorer = Scorer(make_model(name))
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a mask of the whole row")
+
+    monkeypatch.setitem(tf.masking_utils.ALL_MASK_ATTENTION_FUNCTIONS, "trueline", refuse)
+    assert scorer(make_trees()).isfinite().all()
+
+
 def test_the_last_layer_sees_scored_rows_only():
     """The shortcut is taken: the last feed-forward reads as many rows as there are predictors."""
     model, trees = make_model("llama"), make_trees()

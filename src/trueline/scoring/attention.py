@@ -18,6 +18,9 @@ from trueline.batching import Layout, Segment, causal_mask
 log = logging.getLogger(__name__)
 
 ATTENTION = "trueline"
+"""The layout says who sees whom. A packed row comes with an empty four-dimensional mask beside it,
+which transformers hands on as it is: given none, it would see the packing from the positions and
+build a mask of the whole row, quadratic in its length, for nobody."""
 
 
 def packed_attention(

@@ -158,6 +158,7 @@ def packed_log_probs(core: Any, batch: PackedBatch, shortcuts: Shortcuts) -> Ten
     hidden = body_of(core)(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,
+        attention_mask=torch.empty(1, 1, 0, 0, device=batch.input_ids.device),  # see ATTENTION
         layout=batch.layout,
         use_cache=False,
     ).last_hidden_state[0]
