@@ -28,7 +28,6 @@ from trueline.diagnostics.ranking_measure import (
 )
 from trueline.diagnostics.ranking_reach import reach_of
 from trueline.diagnostics.ranking_scores import (
-    TOKEN_BUDGET,
     PairIndex,
     Scores,
     score_completions,
@@ -40,6 +39,7 @@ from trueline.logprobs import PairedLogProbs
 from trueline.prompts import Progress
 from trueline.records import Example
 from trueline.results import Finding, Metric
+from trueline.scoring import TOKEN_BUDGET
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -9,21 +9,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from trueline.batching import Encoder, within_budget
+from trueline.batching import Encoder
 from trueline.errors import UserError
 from trueline.logprobs import CompletionLogProbs, PairedLogProbs
 from trueline.prompts import Progress
 from trueline.records import Example
-from trueline.scoring import scoring
+from trueline.scoring import TOKEN_BUDGET, score_trees
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 Counts: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
-
-TOKEN_BUDGET = 8192
-"""Tokens scored in one forward pass unless said otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,7 @@ def score_completions(
         as_reference: condition on ``reference_prompt`` where an example has one (E-RLHF).
         max_length, max_prompt_length: as in training; longer ones are cut and counted.
         max_tokens: tokens in one forward pass; a longer example goes alone.
-        progress: called with (examples done, all) after each pass.
+        progress: called with (examples done, all) after each example.
 
     Raises:
         UserError: no examples, or one that has no tokens to score.
@@ -79,15 +76,11 @@ def score_completions(
         trees = [tree.for_reference() for tree in trees]
     log_probs: list[Array] = []
     lengths: list[Counts] = []
-    with scoring(model) as scorer, torch.inference_mode():
-        for batch in within_budget(trees, max_tokens):
-            packed = scorer.pack(batch)
-            sums = packed.sums(scorer(batch, packed).double()).cpu().numpy()
-            ends = np.cumsum([len(tree.branches) for tree in batch])[:-1]
-            log_probs.extend(np.split(sums, ends))
-            lengths.extend(np.split(packed.length.cpu().numpy(), ends))
-            if progress is not None:
-                progress(len(log_probs), len(trees))
+    for sums, counts in score_trees(model, trees, max_tokens=max_tokens):
+        log_probs.append(sums.numpy())
+        lengths.append(counts.numpy())
+        if progress is not None:
+            progress(len(log_probs), len(trees))
     return Scores(tuple(log_probs), tuple(lengths), dict(encoder.counts))
 
 

@@ -17,14 +17,17 @@ from trueline.scoring.scorer import (
     scoring,
     verify,
 )
+from trueline.scoring.trees import TOKEN_BUDGET, score_trees
 
 __all__ = [
+    "TOKEN_BUDGET",
     "Scorer",
     "Shortcuts",
     "evaluating",
     "head_log_probs",
     "packed_log_probs",
     "plain_log_probs",
+    "score_trees",
     "scoring",
     "verify",
 ]

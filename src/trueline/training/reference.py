@@ -28,7 +28,7 @@ from torch import Tensor
 
 from trueline.batching import Branch, TokenTree, within_budget
 from trueline.errors import UserError
-from trueline.scoring import Scorer, evaluating
+from trueline.scoring import TOKEN_BUDGET, Scorer, evaluating
 from trueline.training.coupling import world_size
 
 log = logging.getLogger(__name__)
@@ -36,9 +36,6 @@ log = logging.getLogger(__name__)
 SHARD_ROWS = 4096
 SHARD_SECONDS = 60.0
 """A shard is written after so many rows or seconds, whichever comes first: what a kill can lose."""
-
-TOKEN_BUDGET = 8192
-"""Tokens scored in one forward pass while the cache is filled."""
 
 
 def completion_key(prompt: np.ndarray[Any, Any], branch: Branch) -> bytes:

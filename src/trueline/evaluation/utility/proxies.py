@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from trueline.batching import Branch, Encoder, TokenTree, view
 from trueline.data import load_examples
@@ -22,9 +21,8 @@ from trueline.evaluation.utility.base import Measurement, UtilityContext, utilit
 from trueline.prompts import Progress
 from trueline.records import Example, Message
 from trueline.results import Finding, Metric
-from trueline.scoring import scoring
+from trueline.scoring import score_trees
 
-CHUNK = 32
 """Prompts scored in one packed row."""
 
 
@@ -99,17 +97,12 @@ def _scored(
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """For each tree the summed log-prob of its scored tokens, and their number."""
     sums, tokens = [], []
-    with torch.no_grad(), scoring(model) as scorer:
-        for start in range(0, len(trees), CHUNK):
-            chunk = trees[start : start + CHUNK]
-            packed = scorer.pack(chunk)
-            values = iter(packed.sums(scorer(chunk, packed)).double().cpu().tolist())
-            for tree in chunk:
-                sums.append(sum(next(values) for _ in tree.branches))
-                tokens.append(sum(branch.length for branch in tree.branches))
-            if told is not None:
-                told(start + len(chunk), len(trees))
-    return np.asarray(sums), np.asarray(tokens, dtype=float)
+    for log_probs, counts in score_trees(model, trees):
+        sums.append(float(log_probs.sum()))
+        tokens.append(float(counts.sum()))
+        if told is not None:
+            told(len(sums), len(trees))
+    return np.asarray(sums), np.asarray(tokens)
 
 
 @utility("kl")
