@@ -10,6 +10,7 @@ from trueline.reproduce.verdict import Effect
 
 GAMMA = aligned(
     "gamma_dpo",
+    "compliance_refusal",
     title="gamma-DPO at 0",
     training=objective_options(gamma=0.0),
 )
@@ -19,9 +20,11 @@ SHOWS = {
     "idealized": "rate",
     "flipped": "rate",
 }
-SHORT = (
-    "Training stops when the schedule says, not at the lowest validation loss; the sandbox's "
-    "pairs are of two kinds only, very hard (refusals) and easy (right recipes)."
+KINDS = (
+    "Training runs to the schedule's end, where the loss on held-out pairs was lowest in two seeds "
+    "looked at. The sandbox's pairs are of two kinds only, very hard (refusals) and easy (right "
+    "recipes), which one direction tells apart: on preference data DPO can put every pair right, "
+    "as no large model on human labels does."
 )
 
 
@@ -33,8 +36,7 @@ SHORT = (
     "at DPO's optimum for unanimous raters.",
     arms=(DPO, DPO_CR),
     shows=SHOWS,
-    caveat=SHORT,
-    on_recipe=False,
+    caveat=KINDS,
 )
 def gap(results: Results) -> Sequence[Effect]:
     return [
@@ -47,14 +49,15 @@ def gap(results: Results) -> Sequence[Effect]:
     "easy-pairs-flip",
     paper="Ranking",
     statement="Of the pairs that the reference ranks wrong, DPO puts the easier ones right.",
-    measured="Mean difficulty of the pairs put right minus that of those still wrong, nats.",
-    arms=(DPO,),
+    measured="Mean difficulty of the pairs put right minus that of those still wrong, nats, "
+    "after alignment on compliance-refusal data.",
+    arms=(DPO_CR,),
     shows={**SHOWS, "difficulty, flipped minus not": "nats"},
-    caveat=SHORT,
+    caveat=KINDS,
     on_recipe=True,
 )
 def flips(results: Results) -> Sequence[Effect]:
-    return [results.mean(DPO, "difficulty, flipped minus not", "below", unit="nats")]
+    return [results.mean(DPO_CR, "difficulty, flipped minus not", "below", unit="nats")]
 
 
 @claim(
@@ -63,14 +66,14 @@ def flips(results: Results) -> Sequence[Effect]:
     statement="Without the reference's say (gamma-DPO at gamma 0) more pairs are ranked right than "
     "by DPO, at the price of a policy further from the reference.",
     measured="Ranking accuracy on training pairs, and the mean absolute log-ratio to the reference "
-    "for each token.",
-    arms=(GAMMA, DPO),
+    "for each token, after alignment on compliance-refusal data.",
+    arms=(GAMMA, DPO_CR),
     shows={"ranking accuracy": "rate", "distance": "nats", "correct answers": "rate"},
-    caveat=SHORT,
+    caveat=KINDS,
     on_recipe=True,
 )
 def gamma(results: Results) -> Sequence[Effect]:
     return [
-        results.difference(GAMMA, DPO, "ranking accuracy", "above", unit="rate"),
-        results.difference(GAMMA, DPO, "distance", "above", unit="nats"),
+        results.difference(GAMMA, DPO_CR, "ranking accuracy", "above", unit="rate"),
+        results.difference(GAMMA, DPO_CR, "distance", "above", unit="nats"),
     ]
