@@ -31,7 +31,8 @@ class Segment:
 class Part:
     """A stretch of the row that attends causally to ``past`` and to itself.
 
-    ``past`` is another stretch, of which all is seen, or empty.
+    ``past`` is another stretch, of which all is seen, or empty: the prompt, which begins the last
+    part before this one that has no past itself.
     """
 
     queries: slice

@@ -79,10 +79,13 @@ def by_part(
     """Attention one part after another. All of shape (1, heads, T, d)."""
     queries, keys, values = (x.split(layout.sizes, dim=2) for x in (query, key, value))
     outputs = []
+    own = (keys[0], values[0])
     for part, q, k, v in zip(layout.parts, queries, keys, values, strict=True):
-        if part.past.start < part.past.stop:
-            k = torch.cat([key[:, :, part.past], k], dim=2)
-            v = torch.cat([value[:, :, part.past], v], dim=2)
+        past = part.past.stop - part.past.start
+        if past:  # cut from the prompt's own part: a slice of the row has a gradient of its size
+            k, v = (torch.cat([of[:, :, :past], x], 2) for of, x in zip(own, (k, v), strict=True))
+        else:
+            own = (k, v)
         mask = layout.mask(part, window, q.device)
         if softcap is not None:
             if mask is None:
