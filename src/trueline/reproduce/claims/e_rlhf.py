@@ -13,7 +13,7 @@ from trueline.reproduce.verdict import Effect, Expected
 HALFWAY = {"num_train_epochs": 2}
 """Stopped while some attacks still succeed: at the end there is little left to tell apart."""
 
-BASE = Arm("cautious", title="the base they start from")
+BASE = Arm("cautious", title="the cautious base")
 
 
 def _arm(title: str, **options: Any) -> Arm:
@@ -22,9 +22,9 @@ def _arm(title: str, **options: Any) -> Arm:
     )
 
 
-DPO = _arm("DPO")
-HARMFUL = _arm("E-DPO (harmful)", prefix="harmful")
-ALL = _arm("E-DPO (all)", prefix="all")
+DPO = _arm("DPO from there")
+HARMFUL = _arm("E-DPO (prefix: harmful) from there", prefix="harmful")
+ALL = _arm("E-DPO (prefix: all) from there", prefix="all")
 SHOWS = {
     "attack success": "rate",
     "attack success behind the prefix": "rate",
@@ -34,7 +34,8 @@ SHOWS = {
 PREFIX = (
     "The method lives on a reference that answers more safely behind the prefix. So the sandbox's "
     "base, which has never read the prefix's words, is first fine-tuned to decline harmful "
-    "requests behind it and to answer them without it; a model's own caution is less clear-cut."
+    "requests behind it and to answer them without it. It answers safe requests behind it as "
+    "before, so that a prefix on these costs nothing here; a model's own caution is less clear-cut."
 )
 BOUND = Arm("bound", title="simulated output spaces")
 EXACT: tuple[tuple[str, Expected, float, float], ...] = (
