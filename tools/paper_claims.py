@@ -1,4 +1,5 @@
-"""Write each paper's claims, as the code states them, into its page: run it after changing one."""
+"""Write each paper's claims into its page, as the code states them and docs/reproduction.md measured
+them: run it after changing either."""
 
 from __future__ import annotations
 
@@ -9,14 +10,26 @@ from trueline.reproduce.claim import Claim
 from trueline.reproduce.study import choose
 
 PAPERS = Path(__file__).parents[1] / "docs" / "papers"
-TABLE = re.compile(r"\| Claim \| \|\n\|---\|---\|\n(?:\|.*\n)*")
+MEASURED = PAPERS.parent / "reproduction.md"
+TABLE = re.compile(r"\| Claim \|.*\|\n\|---.*\n(?:\|.*\n)*")
+VERDICT = re.compile(
+    r"^\| .*?\| \*\*([\w-]+)\*\*: .*\| (\d+ seeds?) \|.*\| \*\*([\w ]+)\*\* \|$", re.MULTILINE
+)
 COMMAND = re.compile(r"^trueline reproduce ([\w-]+)$", re.MULTILINE)
 
 
 def table(claims: list[Claim]) -> str:
     """The claims of one paper as the page has them."""
-    rows = "".join(f"| `{claim.name}` | {claim.statement} |\n" for claim in claims)
-    return f"| Claim | |\n|---|---|\n{rows}"
+    verdicts = {name: f"{verdict}, {seeds}" for name, seeds, verdict in _measured()}
+    rows = "".join(
+        f"| `{claim.name}` | {claim.statement} | {verdicts[claim.name]} |\n" for claim in claims
+    )
+    return f"| Claim | | In the sandbox |\n|---|---|---|\n{rows}"
+
+
+def _measured() -> list[tuple[str, str, str]]:
+    """Each claim's name, seeds and verdict."""
+    return VERDICT.findall(MEASURED.read_text("utf-8"))
 
 
 def written(page: str) -> str:
