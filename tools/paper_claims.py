@@ -1,5 +1,5 @@
-"""Write each paper's claims into its page, as the code states them and docs/reproduction.md measured
-them: run it after changing either."""
+"""Write each paper's claims into its page, as the code states them and as docs/reproduction.md
+measured them: run it after changing either."""
 
 from __future__ import annotations
 
