@@ -1,14 +1,13 @@
 """Claims are planned, run once, kept, resumed and judged; the verdicts follow one rule."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -149,7 +148,8 @@ def test_a_spent_budget_begins_nothing_and_says_so(tmp_path):
 
 @pytest.mark.slow
 def test_killed_and_run_again_it_goes_on(tmp_path):
-    """Real processes: killed after the first results, the second time only the rest is run."""
+    """Real processes: killed after the first results, the second time only the rest is run; and
+    the workers of a killed parent leave by themselves."""
     code = (
         "from pathlib import Path; from trueline.reproduce.study import choose, reproduce;"
         "from trueline.reproduce.scales import TEST\n"
@@ -163,8 +163,11 @@ def test_killed_and_run_again_it_goes_on(tmp_path):
     while len(list(tmp_path.glob("runs/*/result.json"))) < 5:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
     process.wait()
+    assert workers
+    assert psutil.wait_procs(workers, timeout=30)[1] == []
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/result.json")}
     assert kept
     study = reproduce(choose(["minima-are-divergences"]), TEST, tmp_path, seeds=len(kept), jobs=2)

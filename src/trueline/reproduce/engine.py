@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -171,7 +172,7 @@ class _Workers:
             self.pool.shutdown(wait=False, cancel_futures=True)
         if self.jobs:
             context = multiprocessing.get_context("spawn")
-            self.pool = ProcessPoolExecutor(self.jobs, context, _one_thread)
+            self.pool = ProcessPoolExecutor(self.jobs, context, _begin)
 
     def submit(self, run: Run, folder: Path) -> Future[dict[str, Any]]:
         if self.pool is not None:
@@ -192,8 +193,9 @@ class _Workers:
         self.pool.shutdown(wait=kind is None, cancel_futures=True)
 
 
-def _one_thread() -> None:
-    """The models are tiny: a second thread waits more than it works."""
+def _begin() -> None:
+    """A worker's first act. The models are tiny: a second thread waits more than it works."""
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     os.environ.update(dict.fromkeys(THREADS, "1"))
     import torch
     import transformers
@@ -202,6 +204,14 @@ def _one_thread() -> None:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     load_all("trueline.reproduce.experiments")
+
+
+def _leave_with_parent() -> None:
+    """A killed parent cannot stop its workers; a run of theirs would be done twice."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def do(run: Run, folder: Path) -> dict[str, Any]:

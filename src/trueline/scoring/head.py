@@ -13,9 +13,9 @@ from torch.utils.checkpoint import checkpoint
 CHUNK_ELEMENTS = 1 << 23
 """Logits held at once by the chunked head (elements, float32)."""
 
-KEEP_ELEMENTS = 1 << 26
-"""Up to so many probabilities are kept for the backward pass (256 MiB): a third less arithmetic in
-the head. Beyond it they are computed again."""
+KEEP_ELEMENTS = 1 << 27
+"""So many probabilities are kept for the backward pass (512 MiB in float32), which saves their
+chunks a quarter of the head's arithmetic; those of further chunks are computed again."""
 
 
 class _LinearLogProbs(torch.autograd.Function):
@@ -23,7 +23,7 @@ class _LinearLogProbs(torch.autograd.Function):
 
     With the error e = softmax - 1[target] (M, V) and the upstream gradient u (M,), the backward
     pass is -u (e W) for h and -e' (u h) for W: two products, and nothing elementwise over the
-    vocabulary. e is kept from the forward pass up to ``KEEP_ELEMENTS``, and beyond that computed
+    vocabulary. The first ``KEEP_ELEMENTS`` of e are kept from the forward pass, the rest computed
     again, chunk by chunk, from the saved log-sum-exp.
     """
 
@@ -37,8 +37,7 @@ class _LinearLogProbs(torch.autograd.Function):
         softcap: float | None,
         dtype: torch.dtype,
     ) -> Tensor:
-        keep = len(targets) * weight.shape[0] <= KEEP_ELEMENTS and softcap is None
-        keep = keep and any(ctx.needs_input_grad)
+        room = KEEP_ELEMENTS if any(ctx.needs_input_grad) and softcap is None else 0
         lses, values, kept = [], [], []
         cast = weight.to(dtype)
         for rows in _chunks(len(targets), weight.shape[0]):
@@ -48,7 +47,8 @@ class _LinearLogProbs(torch.autograd.Function):
             value = log_probs.gather(-1, at)
             lses.append((logits.gather(-1, at) - value)[:, 0])
             values.append(value[:, 0])
-            if keep:
+            room -= log_probs.numel()
+            if room >= 0:
                 kept.append(_minus_target(log_probs.exp_(), at).to(dtype))
         ctx.save_for_backward(hidden, weight, bias, targets, torch.cat(lses), *kept)
         ctx.softcap, ctx.dtype = softcap, dtype
@@ -66,7 +66,7 @@ class _LinearLogProbs(torch.autograd.Function):
         d_bias = torch.zeros_like(bias, dtype=total) if wants_bias else None
         for index, rows in enumerate(_chunks(len(targets), weight.shape[0])):
             h, u = hidden[rows].to(ctx.dtype), -upstream[rows, None]
-            if kept:
+            if index < len(kept):
                 error = kept[index]
             else:
                 logits = _logits(h, cast, bias, ctx.softcap)

@@ -127,7 +127,7 @@ def estimate(
     trained = [p for p in model.parameters() if p.requires_grad]
     head = scorer.core.get_output_embeddings().weight
     logits = scored * head.shape[0]
-    kept = logits if logits <= KEEP_ELEMENTS else 0
+    kept = min(logits, KEEP_ELEMENTS)
     working = 3 * min(logits, CHUNK_ELEMENTS)
     head_bytes = 4 * (kept + working) + (4 * head.numel() if head.requires_grad else 0)
     device = next(model.parameters()).device
