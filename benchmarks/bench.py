@@ -107,9 +107,11 @@ def throughput(options: Options) -> str:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         if options.device != "cpu":
             peak = torch.cuda.max_memory_allocated() / 2**30
-        print(json.dumps({"peak_gib": peak}))
+        print(json.dumps({"peak_gib": peak, "seconds": result["seconds"]}))
         return ""
-    memory = {} if options.no_memory else {name: peak_memory(options, name) for name in names}
+    memory = {}
+    if not options.no_memory:
+        memory = {name: apart(options, [name], rounds=1)["peak_gib"] for name in names}
     label = f"throughput-{options.case}-{options.vocabulary}-{options.batch}-{options.size}"
     label += "-bf16" if options.bf16 else ""
     save(label, {**vars(options), **result, "memory": memory}, options)
@@ -132,14 +134,17 @@ def throughput(options: Options) -> str:
     return f"{table(header, rows)}\n\nModel FLOPs utilization of {names[0]}: {used}\n"
 
 
-def peak_memory(options: Options, name: str) -> float:
-    """GiB of a process of its own that trains a warm-up step and one round."""
-    command = [sys.executable, __file__, "throughput", "--only", name, "--rounds", "1", "--inner"]
+def apart(options: Options, names: Sequence[str], *, rounds: int) -> dict[str, Any]:
+    """Peak memory (GiB) and seconds of a process of its own: a warm-up step, then the rounds."""
+    command = [sys.executable, __file__, "throughput", "--rounds", str(rounds), "--inner"]
+    for name in names:
+        command += ["--only", name]
     for key in ("case", "batch", "vocabulary", "size", "device", "steps"):
         command += [f"--{key}", str(getattr(options, key))]
     command += ["--bf16"] if options.bf16 else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1])["peak_gib"])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 # --- the shortcuts, each alone --------------------------------------------------------------------
@@ -216,12 +221,7 @@ def slopes(options: Options) -> str:
     for axis, values in axes.items():
         for value in values:
             point = argparse.Namespace(**{**vars(options), **base, axis: value})
-            tokenizer = tokenizer_of(point.vocabulary)
-            runs = {}
-            for name in names:
-                model = make_model(point.size, point.vocabulary, point.device)
-                runs[name] = CONTENDERS[name](model, tokenizer, point, name)
-            result = alternate(runs, point)
+            result = apart(point, names, rounds=options.rounds)
             found[f"{axis} {value}"] = {
                 name: statistics.median(taken) / point.steps
                 for name, taken in result["seconds"].items()

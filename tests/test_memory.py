@@ -36,6 +36,16 @@ def saved_by_autograd(scorer, trees):
     return sum(t.untyped_storage().nbytes() for t in kept.values())
 
 
+def test_a_container_s_file_cache_is_room(tmp_path):
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("900\n")
+    (tmp_path / "memory.stat").write_text("anon 300\nactive_file 200\ninactive_file 400\n")
+    assert memory._left_in_container(tmp_path) == 700
+    (tmp_path / "memory.max").write_text("max\n")
+    with pytest.raises(ValueError, match="max"):  # no limit: the machine's own is asked
+        memory._left_in_container(tmp_path)
+
+
 def test_activations_are_what_autograd_keeps():
     scorer = Scorer(make_model("llama"), shortcuts=Shortcuts(last_layer=False))
     trees = make_trees(count=60)

@@ -155,13 +155,7 @@ class Scorer:
 
 def packed_log_probs(core: Any, batch: PackedBatch, shortcuts: Shortcuts) -> Tensor:
     """(M,) per-token log-probs of a packed batch: body once, head where it counts."""
-    hidden = body_of(core)(
-        input_ids=batch.input_ids,
-        position_ids=batch.position_ids,
-        attention_mask=torch.empty(1, 1, 0, 0, device=batch.input_ids.device),  # see ATTENTION
-        layout=batch.layout,
-        use_cache=False,
-    ).last_hidden_state[0]
+    hidden = packed_hidden(core, batch)
     at, targets = batch.predictors, batch.targets
     if not shortcuts.compact_head:  # every position, the unscored ones with a target of no account
         rest = torch.ones(len(hidden), dtype=torch.bool, device=at.device)
@@ -176,6 +170,18 @@ def packed_log_probs(core: Any, batch: PackedBatch, shortcuts: Shortcuts) -> Ten
         chunked=shortcuts.chunked_head,
     )
     return log_probs[: len(batch.targets)]
+
+
+def packed_hidden(core: Any, batch: PackedBatch) -> Tensor:
+    """(T, d) the body's last hidden states of a packed batch."""
+    output = body_of(core)(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        attention_mask=torch.empty(1, 1, 0, 0, device=batch.input_ids.device),  # see ATTENTION
+        layout=batch.layout,
+        use_cache=False,
+    )
+    return output.last_hidden_state[0]
 
 
 def body_of(core: Any) -> nn.Module:

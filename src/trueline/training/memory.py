@@ -26,7 +26,7 @@ from trueline.batching import Branch, TokenTree
 from trueline.errors import UserError
 from trueline.scoring import Scorer, evaluating
 from trueline.scoring.head import CHUNK_ELEMENTS, KEEP_ELEMENTS
-from trueline.scoring.scorer import body_of
+from trueline.scoring.scorer import body_of, packed_hidden
 
 GIB = 2**30
 PROBE_TOKENS = (48, 144)
@@ -187,12 +187,11 @@ def _saved_bytes(scorer: Scorer, tokens: int) -> int:
     batch = scorer.pack([TokenTree(ids, (branch, branch), (True, False))])
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with torch.enable_grad(), hooks:
-        output = body_of(scorer.core)(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            use_cache=False,
-            **({"layout": batch.layout} if scorer.fast else {}),
-        ).last_hidden_state
+        if scorer.fast:
+            output = packed_hidden(scorer.core, batch)
+        else:
+            plain = {"position_ids": batch.position_ids, "use_cache": False}
+            output = body_of(scorer.core)(batch.input_ids, **plain).last_hidden_state
         total = sum(storage.nbytes() for storage in saved.values())
     del output
     return total
@@ -206,7 +205,15 @@ def available(device: torch.device) -> int:
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free + unused)
     free = int(psutil.virtual_memory().available)
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    with contextlib.suppress(OSError, ValueError):
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    with contextlib.suppress(OSError, ValueError, KeyError):  # no container, or one without limit
+        free = min(free, _left_in_container(Path("/sys/fs/cgroup")))
     return free
+
+
+def _left_in_container(group: Path) -> int:
+    """The limit less what is used; files kept in memory do not count, they make room when asked."""
+    lines = (group / "memory.stat").read_text().splitlines()
+    stat = dict(line.split() for line in lines)
+    cached = int(stat["active_file"]) + int(stat["inactive_file"])
+    used = int((group / "memory.current").read_text()) - cached
+    return int((group / "memory.max").read_text()) - used
