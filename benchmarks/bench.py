@@ -366,7 +366,8 @@ def plot(options: Options) -> str:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    found = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("throughput-*.json"))]
+    found = [json.loads(p.read_text()) for p in RESULTS.glob("throughput-*.json")]
+    found.sort(key=lambda r: (r["case"] != "hh", r["vocabulary"], r["bf16"], r["case"]))
     if not found:
         return "no results to draw; run throughput first"
     figure, axes = pyplot.subplots(
@@ -383,8 +384,8 @@ def plot(options: Options) -> str:
         )
         axis.invert_yaxis()
         precision = "bf16" if result["bf16"] else "fp32"
-        title = f"{result['case']}, batch {result['batch']}, {result['vocabulary'] // 1000}k"
-        axis.set_title(f"{title}, {precision}", fontsize=9)
+        lengths = "HH lengths" if result["case"] == "hh" else f"{result['case']} tokens"
+        axis.set_title(f"{lengths}, {result['vocabulary'] // 1000}k, {precision}", fontsize=9)
         axis.set_xlabel("pairs a second", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)

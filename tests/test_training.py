@@ -402,6 +402,17 @@ def test_bf16_holds_for_reference_and_policy_also_in_a_second_training(tmp_path,
             assert abs(first["rewards/margins"]) < 1e-3  # policy is reference before the step
 
 
+@pytest.mark.slow
+def test_compiled_trains_to_the_same_losses(tmp_path):
+    found = []
+    for number, compiling in enumerate(({}, {"torch_compile_backend": "eager"})):
+        made = trainer(tmp_path / str(number), torch_compile=bool(compiling), **compiling)
+        made.train()
+        found.append([entry["loss"] for entry in made.state.log_history if "loss" in entry])
+    assert len(found[0]) > 1
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+
+
 def test_non_finite_log_probs_stop_and_name_the_rows(tmp_path):
     model = tiny_llama()
     run = trainer(tmp_path, model)
