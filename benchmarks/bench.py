@@ -111,7 +111,7 @@ def throughput(options: Options) -> str:
         return ""
     memory = {}
     if not options.no_memory:
-        memory = {name: apart(options, [name], rounds=1)["peak_gib"] for name in names}
+        memory = {name: apart(options, [name], rounds=0)["peak_gib"] for name in names}
     label = f"throughput-{options.case}-{options.vocabulary}-{options.batch}-{options.size}"
     label += "-bf16" if options.bf16 else ""
     save(label, {**vars(options), **result, "memory": memory}, options)

@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 CHUNK_ELEMENTS = 1 << 23
 """Logits held at once by the chunked head (elements, float32)."""
 
-KEEP_ELEMENTS = 1 << 27
-"""So many probabilities are kept for the backward pass (512 MiB in float32), which saves their
+KEEP_ELEMENTS = 1 << 26
+"""So many probabilities are kept for the backward pass (256 MiB in float32), which saves their
 chunks a quarter of the head's arithmetic; those of further chunks are computed again."""
 
 
