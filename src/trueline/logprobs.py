@@ -77,10 +77,7 @@ class PairedLogProbs:
     rejected: CompletionLogProbs
 
     def __post_init__(self) -> None:
-        if len(self.chosen) != len(self.rejected):
-            raise ValueError(
-                f"chosen and rejected must pair up, got {len(self.chosen)} and {len(self.rejected)}"
-            )
+        check_pairs(len(self.chosen), len(self.rejected))
 
     @property
     def margin(self) -> Tensor:
@@ -112,11 +109,7 @@ class UnpairedLogProbs:
     counts: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        if self.desirable.dtype != torch.bool or self.desirable.shape != (len(self.completions),):
-            raise ValueError(
-                f"desirable must be a bool tensor of shape ({len(self.completions)},), "
-                f"got {self.desirable.dtype} {tuple(self.desirable.shape)}"
-            )
+        check_labels(self.desirable, len(self.completions))
 
     @property
     def log_ratio(self) -> Tensor:
@@ -143,4 +136,19 @@ class UnpairedLogProbs:
         """Apply ``function`` to every tensor."""
         return UnpairedLogProbs(
             self.completions.map(function), function(self.desirable), self.counts
+        )
+
+
+def check_pairs(chosen: int, rejected: int) -> None:
+    """Raise ValueError unless there are as many chosen as rejected."""
+    if chosen != rejected:
+        raise ValueError(f"chosen and rejected must pair up, got {chosen} and {rejected}")
+
+
+def check_labels(desirable: Tensor, count: int) -> None:
+    """Raise ValueError unless ``desirable`` is a (count,) bool tensor."""
+    if desirable.dtype != torch.bool or desirable.shape != (count,):
+        raise ValueError(
+            f"desirable must be a bool tensor of shape ({count},), "
+            f"got {desirable.dtype} {tuple(desirable.shape)}"
         )

@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from trueline.logprobs import CompletionLogProbs, PairedLogProbs
+from trueline.logprobs import CompletionLogProbs, PairedLogProbs, check_labels, check_pairs
 
 Space: TypeAlias = Literal["epsilon", "v", "flow"]
 """What a model predicts: the noise; alpha noise - sigma image; noise - image (flow matching)."""
@@ -117,10 +117,7 @@ class PairedPredictions:
     rejected: Predictions
 
     def __post_init__(self) -> None:
-        if len(self.chosen) != len(self.rejected):
-            raise ValueError(
-                f"chosen and rejected must pair up, got {len(self.chosen)} and {len(self.rejected)}"
-            )
+        check_pairs(len(self.chosen), len(self.rejected))
 
     @property
     def margin(self) -> Tensor:
@@ -152,11 +149,7 @@ class LabeledPredictions:
     desirable: Tensor
 
     def __post_init__(self) -> None:
-        if self.desirable.dtype != torch.bool or self.desirable.shape != (len(self.predictions),):
-            raise ValueError(
-                f"desirable must be a bool tensor of shape ({len(self.predictions)},), "
-                f"got {self.desirable.dtype} {tuple(self.desirable.shape)}"
-            )
+        check_labels(self.desirable, len(self.predictions))
 
     @property
     def space(self) -> Space:
