@@ -20,16 +20,12 @@ COMMAND = re.compile(r"^trueline reproduce ([\w-]+)$", re.MULTILINE)
 
 def table(claims: list[Claim]) -> str:
     """The claims of one paper as the page has them."""
-    verdicts = {name: f"{verdict}, {seeds}" for name, seeds, verdict in _measured()}
+    found = VERDICT.findall(MEASURED.read_text("utf-8"))
+    verdicts = {name: f"{verdict}, {seeds}" for name, seeds, verdict in found}
     rows = "".join(
         f"| `{claim.name}` | {claim.statement} | {verdicts[claim.name]} |\n" for claim in claims
     )
     return f"| Claim | | In the sandbox |\n|---|---|---|\n{rows}"
-
-
-def _measured() -> list[tuple[str, str, str]]:
-    """Each claim's name, seeds and verdict."""
-    return VERDICT.findall(MEASURED.read_text("utf-8"))
 
 
 def written(page: str) -> str:
