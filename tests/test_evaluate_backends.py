@@ -14,7 +14,8 @@ from trueline.errors import UserError
 from trueline.evaluation.backends import Decoding, Request, ScriptedBackend, ask, open_backend
 from trueline.evaluation.backends.local import TransformersBackend
 from trueline.evaluation.generation import Generation
-from trueline.evaluation.store import Store, complete, digest, mend
+from trueline.evaluation.store import Store, complete, digest
+from trueline.files import mend
 from trueline.models import fingerprint
 from trueline.records import Message
 

@@ -13,6 +13,7 @@ import pytest
 
 from report_pages import BASE, HOSTILE, RATE, everything
 from trueline.errors import UserError
+from trueline.files import write_json
 from trueline.report import (
     RateChart,
     Report,
@@ -30,7 +31,7 @@ from trueline.report.figures import scatter_ranges
 from trueline.report.numbers import change, common_scale, number, span
 from trueline.report.style import DARK, MODELS
 from trueline.report.tables import table_view
-from trueline.results import Finding, Metric, save_findings, write_json
+from trueline.results import Finding, Metric, save_findings
 
 
 class Page(HTMLParser):

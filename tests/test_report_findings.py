@@ -8,6 +8,7 @@ import pytest
 
 from trueline.diagnostics.separation import separation_of
 from trueline.diagnostics.verdict import verdict, verdict_finding
+from trueline.files import write_json
 from trueline.report import (
     Curves,
     Heatmap,
@@ -23,7 +24,7 @@ from trueline.report import (
 from trueline.report.answers import spread
 from trueline.report.blocks import Sample
 from trueline.report.findings import DRAWERS, NOTES
-from trueline.results import Finding, Metric, save_findings, write_json
+from trueline.results import Finding, Metric, save_findings
 
 SOURCE = Path(__file__).parents[1] / "src" / "trueline"
 HISTOGRAM = {"count": [1, 3, 2], "edge": [-1.0, 0.0, 1.0, 2.0]}

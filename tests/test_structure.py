@@ -10,7 +10,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "trueline"
 RANKS = {
     -1: ("errors",),
-    0: ("records", "results", "registry"),
+    0: ("records", "registry", "files"),
+    0.5: ("results",),
     1: ("config", "logprobs", "prompts"),
     2: ("divergences", "data", "batching"),
     3: ("objectives", "models", "scoring"),

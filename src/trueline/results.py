@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from trueline.files import write_json
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -70,15 +72,6 @@ class Finding:
         """The finding that :meth:`to_dict` wrote."""
         metrics = tuple(Metric(**metric) for metric in value.get("metrics", ()))
         return cls(**{**value, "metrics": metrics})
-
-
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one, never a part."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n", "utf-8")
-    os.replace(part, path)
 
 
 def save_findings(run: str | os.PathLike[str], findings: Sequence[Finding]) -> None:

@@ -218,7 +218,8 @@ def _write_run_files(run: RunConfig, trainer: AlignmentTrainer, *, resume: bool)
 
     import yaml
 
-    from trueline.results import manifest, write_json
+    from trueline.files import write_json
+    from trueline.results import manifest
 
     if not trainer.is_world_process_zero():
         return

@@ -39,7 +39,7 @@ def calibrate_judge(
 ) -> None:
     """Measure judges against human labels, or against an exact judge: sensitivity, specificity."""
     from trueline.errors import UserError
-    from trueline.results import write_json
+    from trueline.files import write_json
 
     if measure not in ("asr", "over_refusal"):
         raise UserError(f"measure must be asr or over_refusal, got {measure!r}")

@@ -204,7 +204,8 @@ def _resilience(
 
 def _save(output: Path, findings: Sequence[Finding], result: Comparison | None = None) -> None:
     """A folder that `trueline report` reads like a run."""
-    from trueline.results import manifest, save_findings, write_json
+    from trueline.files import write_json
+    from trueline.results import manifest, save_findings
 
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -125,7 +125,8 @@ def _write_run_files(config: DiffusionConfig, trainer: DiffusionTrainer, notes: 
 
     import yaml
 
-    from trueline.results import manifest, write_json
+    from trueline.files import write_json
+    from trueline.results import manifest
 
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)

@@ -30,8 +30,9 @@ def run_evaluation(
     from trueline.cli.diffusion_story import evaluation_report
     from trueline.diffusion.evaluate import compare
     from trueline.diffusion.scorers import make_scorer
+    from trueline.files import write_json
     from trueline.report import render_report
-    from trueline.results import manifest, save_findings, write_json
+    from trueline.results import manifest, save_findings
 
     quiet_libraries()
     device = _device()

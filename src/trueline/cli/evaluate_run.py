@@ -224,7 +224,8 @@ def _write_facts(folder: Path, model: str, setup: Setup, options: Mapping[str, A
     """config.yaml and manifest.json: what it takes to do this again."""
     import yaml
 
-    from trueline.results import manifest, write_json
+    from trueline.files import write_json
+    from trueline.results import manifest
 
     resolved = yaml.safe_dump({**options, "model": model}, sort_keys=True)
     (folder / "config.yaml").write_text(resolved, "utf-8")

@@ -27,8 +27,9 @@ from trueline.data.readers import DataError
 from trueline.data.sources import MANIFEST
 from trueline.errors import UserError
 from trueline.evaluation.ranks import rank, world_size
+from trueline.files import write_json
 from trueline.records import Example, RecordError
-from trueline.results import Finding, manifest, write_json
+from trueline.results import Finding, manifest
 
 Progress: TypeAlias = Callable[[str, int], None]
 """Called with (what is being done, examples done so far)."""

@@ -21,7 +21,8 @@ from trueline.evaluation.judging import Judged, judge_cases
 from trueline.evaluation.log import JUDGEMENTS, Judgement, read_judgements
 from trueline.evaluation.ranks import rank
 from trueline.evaluation.setup import Setup, claim_folder
-from trueline.evaluation.store import Store, append, mend
+from trueline.evaluation.store import Store
+from trueline.files import append, mend
 
 STORES = ("prompts", "answers", "replies", "verdicts")
 

@@ -15,8 +15,8 @@ from trueline.evaluation.backends.local import template_hash
 from trueline.evaluation.benchmarks.base import Benchmark
 from trueline.evaluation.judges.base import Judge
 from trueline.evaluation.log import SETTINGS
+from trueline.files import write_json
 from trueline.records import Message
-from trueline.results import write_json
 
 
 @dataclass(frozen=True)

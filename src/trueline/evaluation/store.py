@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trueline.errors import UserError
+from trueline.files import append, mend
 
 Row = dict[str, Any]
 
@@ -27,36 +27,6 @@ def digest(value: Any) -> str:
     """
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
-def mend(path: Path) -> bool:
-    """Cut off a last line that a kill left without its end; whether there was one."""
-    if not path.exists():
-        return False
-    with path.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        end = size
-        while end > 0:  # backwards, block by block, to the last newline
-            start = max(0, end - 4096)
-            file.seek(start)
-            at = file.read(end - start).rfind(b"\n")
-            if at >= 0:
-                end = start + at + 1
-                break
-            end = start
-        if end == size:
-            return False
-        file.truncate(end)
-    return True
-
-
-def append(path: Path, row: Mapping[str, Any]) -> None:
-    """Write one row and hand it to the operating system: it outlives this process."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # ensure_ascii keeps odd line separators and lone surrogates out of a file read line by line
-    line = json.dumps(row, ensure_ascii=True) + "\n"
-    with path.open("a", encoding="utf-8", newline="\n") as file:
-        file.write(line)
 
 
 class Store:

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from trueline.files import write_json
 from trueline.reproduce.runs import EXPERIMENTS, Run, Values, load_all
-from trueline.results import write_json
 
 Tell: TypeAlias = Callable[[str], None]
 RESULT = "result.json"

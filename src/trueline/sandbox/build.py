@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from trueline.errors import UserError
-from trueline.results import write_json
+from trueline.files import write_json
 from trueline.sandbox import data
 from trueline.sandbox.judge import Judge
 from trueline.sandbox.model import ModelSize, Progress, new_model, pretrain

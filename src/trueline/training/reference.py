@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from torch import Tensor
 
 from trueline.batching import Branch, TokenTree, within_budget
 from trueline.errors import UserError
+from trueline.files import whole
 from trueline.scoring import TOKEN_BUDGET, Scorer, evaluating
 from trueline.training.coupling import world_size
 
@@ -107,16 +107,13 @@ class ReferenceCache:
         """Write what is not on disk yet as one shard."""
         if self.folder is None or not self._pending:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         arrays = {
             "keys": np.stack([np.frombuffer(key, dtype=np.uint8) for key, _ in self._pending]),
             "offsets": np.cumsum([0, *(len(tokens) for _, tokens in self._pending)]),
             "values": np.concatenate([tokens for _, tokens in self._pending]),
         }
-        name = f"{uuid.uuid4().hex}.safetensors"
-        part = self.folder / f".{name}.part"
-        save_file(arrays, part, metadata={"checksum": _checksum(arrays)})
-        os.replace(part, self.folder / name)
+        with whole(self.folder / f"{uuid.uuid4().hex}.safetensors") as part:
+            save_file(arrays, part, metadata={"checksum": _checksum(arrays)})
         self._pending.clear()
         self._written = time.monotonic()
 
@@ -146,7 +143,10 @@ class ReferenceCache:
                 checksum = (shard.metadata() or {}).get("checksum")
             if checksum != _checksum(arrays):
                 raise ValueError("checksum does not match")
-        except (OSError, ValueError, SafetensorError) as error:
+        except OSError as error:  # unreadable is not damaged: it may be another user's
+            log.warning("reference cache: %s cannot be read (%s); it is passed over", path, error)
+            return
+        except (ValueError, SafetensorError) as error:
             log.warning("reference cache: %s is damaged (%s); its rows are recomputed", path, error)
             with contextlib.suppress(OSError):
                 path.rename(path.with_suffix(".damaged"))

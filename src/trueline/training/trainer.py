@@ -28,11 +28,11 @@ from trueline.batching import Encoder, TokenTree, view
 from trueline.config import AlignmentConfig
 from trueline.data import load_examples
 from trueline.errors import UserError
+from trueline.files import write_json
 from trueline.models import disable_dropout, fingerprint
 from trueline.objectives import bind, weight_warning
 from trueline.objectives.base import BoundObjective
 from trueline.records import Example
-from trueline.results import write_json
 from trueline.scoring import Scorer, Shortcuts, evaluating
 from trueline.training.callbacks import EntanglementCallback
 from trueline.training.memory import MemoryEstimate, estimate
