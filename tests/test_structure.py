@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "trueline"
 RANKS = {
     -1: ("errors",),
     0: ("records", "registry", "files"),
-    0.5: ("results",),
+    0.5: ("results", "identity"),
     1: ("config", "logprobs", "prompts"),
     2: ("divergences", "data", "batching"),
     3: ("objectives", "models", "scoring"),
