@@ -204,7 +204,7 @@ class StopAt(transformers.TrainerCallback):
 def test_killed_training_resumes_to_the_same_weights(tmp_path):
     run_script(tmp_path / "whole", "kldo", "--steps", 30)
     process = run_script(tmp_path / "killed", "kldo", "--steps", 30, "--slow", wait=False)
-    target = tmp_path / "killed" / "kldo" / "checkpoint-10" / "trainer_state.json"
+    target = tmp_path / "killed" / "kldo" / "checkpoint-10" / "checksums.json"
     deadline = time.monotonic() + 120
     while not target.exists() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -152,6 +152,8 @@ class AlignmentConfig(TrainingArguments):
         entanglement_steps: measure gradient entanglement on held-out pairs every so many steps and
             log it as ``entangle/*``; 0 never.
         entanglement_pairs: on so many pairs; 16 unless given.
+        overwrite: begin a new run in a folder that holds one; the old folder is renamed, not
+            removed. Without it such a folder is refused.
     """
 
     output_dir: str | None = "runs/align"
@@ -182,6 +184,7 @@ class AlignmentConfig(TrainingArguments):
     token_mask_learning_rate: float | None = None
     entanglement_steps: int = 0
     entanglement_pairs: int | None = None
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         if self.bf16 is None:

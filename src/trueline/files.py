@@ -208,6 +208,8 @@ class Owner:
 class Lock:
     """One process at a time in a folder; the lock of a process that has died is taken over.
 
+    The process that holds it may take it again, for a part of its work.
+
     Args:
         folder: it is made where it is missing.
 
@@ -222,9 +224,17 @@ class Lock:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.path = Path(folder) / LOCK
+        self.path = Path(folder).absolute() / LOCK
 
     def __enter__(self) -> Lock:
+        if _held.get(self.path):
+            _held[self.path] += 1
+            return self
+        self._acquire()
+        _held[self.path] = 1
+        return self
+
+    def _acquire(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         mine = Owner.here()
         text = json.dumps({"pid": mine.pid, "host": mine.host, "started": mine.started})
@@ -235,7 +245,7 @@ class Lock:
             for _ in range(100):
                 with contextlib.suppress(FileExistsError):
                     _place(part, self.path)
-                    return self
+                    return
                 self._take_over()
             raise UserError(f"{self.path} changes hands all the time; try again")
         finally:
@@ -274,7 +284,14 @@ class Lock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.path.unlink(missing_ok=True)
+        _held[self.path] -= 1
+        if not _held[self.path]:
+            del _held[self.path]
+            self.path.unlink(missing_ok=True)
+
+
+_held: dict[Path, int] = {}
+"""The locks of this process, and how often each is taken."""
 
 
 def _owner(path: Path) -> Owner | None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from trueline.errors import UserError
 
 
 @dataclass
@@ -79,3 +83,23 @@ def gather(values: Tensor) -> tuple[Tensor, slice]:
     start = sum(counts[: dist.get_rank()])
     whole = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
     return whole, slice(start, start + len(values))
+
+
+T = TypeVar("T")
+
+
+def on_first_rank(function: Callable[[], T]) -> T:
+    """What ``function`` returns on the first rank, on all of them; its UserError likewise, so that
+    no rank waits for one that has stopped."""
+    if world_size() == 1:
+        return function()
+    found: list[Any] = [None]
+    if dist.get_rank() == 0:
+        try:
+            found = [function()]
+        except UserError as error:
+            found = [error]
+    dist.broadcast_object_list(found)
+    if isinstance(found[0], UserError):
+        raise found[0]
+    return cast(T, found[0])

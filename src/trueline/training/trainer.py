@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,16 @@ from trueline.batching import Encoder, TokenTree, view
 from trueline.config import AlignmentConfig
 from trueline.data import load_examples
 from trueline.errors import UserError
-from trueline.files import write_json
+from trueline.files import Lock, append, write_json
+from trueline.identity import Identity
 from trueline.models import disable_dropout, fingerprint
 from trueline.objectives import bind, weight_warning
 from trueline.objectives.base import BoundObjective
 from trueline.records import Example
 from trueline.scoring import Scorer, Shortcuts, evaluating
+from trueline.training import checkpoints
 from trueline.training.callbacks import EntanglementCallback
+from trueline.training.coupling import on_first_rank
 from trueline.training.memory import MemoryEstimate, estimate
 from trueline.training.metrics import MetricAccumulator, step_metrics
 from trueline.training.progress import ProgressBar, progress, say
@@ -130,6 +134,9 @@ class AlignmentTrainer(Trainer):
             self.remove_callback(printer)
         self._bar = ProgressBar(self.objective.spec.name, quiet=self._quiet)
         self.add_callback(self._bar)
+        self._identity: Identity | None = None
+        self._signals = checkpoints.Signals()
+        self.add_callback(self._signals)
         self.masks = sparse_masks(self.args, self.model)
         self.scorer = Scorer(self.model, shortcuts=Shortcuts(share=args.share_prompts))
         self.reference = self._make_reference(ref_model) if self.objective.spec.reference else None
@@ -238,10 +245,9 @@ class AlignmentTrainer(Trainer):
 
     def _make_reference(self, ref_model: Any | None) -> Reference:
         model = self.scorer.core if ref_model is None else ref_model
-        precision = str(self._compute_dtype(model))
         folder = _cache_folder(self.args.reference_cache)
         cache = ReferenceCache(
-            None if folder is None else folder / fingerprint(model, precision),
+            None if folder is None else folder / self._fingerprint(model),
             tokens=self.masks is not None,
         )
         if ref_model is not None:
@@ -279,39 +285,93 @@ class AlignmentTrainer(Trainer):
 
         Raises:
             NonFiniteError: a log-prob, a coefficient or a gradient is NaN or infinite.
-            UserError: nothing to resume from.
+            UserError: nothing to resume from; a checkpoint of a run that was begun with other
+                settings; an output_dir that holds another run, or that another process trains in.
+            Interrupted: a signal came; the last whole step is in a checkpoint.
         """
         if self.plan is None:
             raise UserError("there is no train_dataset to train on")
-        evals = self.eval_dataset
-        parts = list(evals.values()) if isinstance(evals, Mapping) else [evals] if evals else []
+        with contextlib.ExitStack() as held:
+            if self.is_world_process_zero():
+                held.enter_context(Lock(self.args.output_dir))
+            return self._train(resume_from_checkpoint or None, **kwargs)
+
+    def _train(self, resume: str | bool | None, **kwargs: Any) -> Any:
+        resumed = on_first_rank(lambda: self._begin_at(resume))
+        self._identify(resumed)
         self.memory = self._estimate_memory()
         if self.memory is not None:
             say(str(self.memory), quiet=self._quiet or not self.is_world_process_zero())
             self.memory.check()
-        plans = [self._plan(part, evaluation=True) for part in parts]
-        self._precompute(
-            [
-                self.train_dataset,
-                self.plan.mismatched_trees(self._steps()),
-                *parts,
-                *(plan.mismatched_trees(len(plan)) for plan in plans),
-                [] if self.entanglement is None else self.entanglement.trees,
-            ]
-        )
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = str(last_checkpoint(self.args.output_dir))
+        self._precompute(self._read_in_training())
+        if resumed is not None and self.is_world_process_zero():
+            checkpoints.cut_back(self._metrics_file, resumed)
         if self.reference is not None and self._policy_is_reference:
             self.reference.moved = (
                 "the policy that was the reference has been trained since; give ref_model, or set "
                 "precompute_ref_log_probs: false to keep a frozen copy"
             )
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+            with self._signals:
+                result = super().train(
+                    resume_from_checkpoint=None if resumed is None else str(resumed), **kwargs
+                )
         finally:
             self._bar.close()
             if self.reference is not None:
                 self.reference.cache.flush()
+        if self._signals.caught is not None:
+            found = checkpoints.checkpoints(self.args.output_dir)
+            last = found[-1] if found else None
+            raise checkpoints.Interrupted(self._signals.caught, self.state.global_step, last)
+        return result
+
+    def _begin_at(self, resume: str | bool | None) -> Path | None:
+        """The checkpoint to go on from; without one, a folder that holds no other run."""
+        if resume is True:
+            return checkpoints.last_checkpoint(self.args.output_dir)
+        if resume:
+            return checkpoints.check_whole(str(resume))
+        if self._identity is None:
+            aside = checkpoints.claim(self.args.output_dir, overwrite=self.args.overwrite)
+            if aside is not None:
+                say(f"set aside: {aside}", quiet=self._quiet)
+        return None
+
+    def _identify(self, resumed: Path | None) -> None:
+        """Work out what this run is, and compare with the run it goes on from."""
+        if self._identity is None:
+            self._identity = checkpoints.identity(self, self._fingerprints())
+        if resumed is None:
+            return
+        kept = Identity.read(resumed / checkpoints.IDENTITY_FILE)
+        for line in self._identity.take_over(kept, resumed.parent):
+            quiet = self._quiet or not self.is_world_process_zero()
+            say(f"resumed with another {line}", quiet=quiet)
+
+    def _fingerprints(self) -> dict[str, str]:
+        """Content hashes of the models a run begins with; an adapter is a fact of its own."""
+        found = {"policy": self._fingerprint(self.scorer.core)}
+        if self.reference is not None and self.reference.scorer is not self.scorer:
+            found["reference"] = self._fingerprint(self.reference.scorer.core)
+        return found
+
+    def _fingerprint(self, model: Any) -> str:
+        return fingerprint(model, str(self._compute_dtype(model)))
+
+    def _read_in_training(self) -> list[Sequence[TokenTree]]:
+        """All data whose reference log-probs training and its evaluations read."""
+        assert self.plan is not None
+        evals = self.eval_dataset
+        parts = list(evals.values()) if isinstance(evals, Mapping) else [evals] if evals else []
+        plans = [self._plan(part, evaluation=True) for part in parts]
+        return [
+            self.train_dataset,
+            self.plan.mismatched_trees(self._steps()),
+            *parts,
+            *(plan.mismatched_trees(len(plan)) for plan in plans),
+            [] if self.entanglement is None else self.entanglement.trees,
+        ]
 
     def _steps(self) -> int:
         """Optimizer steps of the whole run."""
@@ -399,11 +459,11 @@ class AlignmentTrainer(Trainer):
             logs.update(self.accumulator.read(self.args.device))
         super().log(logs, start_time)
         if self.is_world_process_zero() and self.args.output_dir:
-            folder = Path(self.args.output_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            line = json.dumps({"step": self.state.global_step, **logs})
-            with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            append(self._metrics_file, {"step": self.state.global_step, **logs})
+
+    @property
+    def _metrics_file(self) -> Path:
+        return Path(self.args.output_dir) / "metrics.jsonl"
 
     def floating_point_ops(self, inputs: StepBatch) -> int:
         """6 operations for each trained parameter and token that the packed rows hold."""
@@ -422,6 +482,24 @@ class AlignmentTrainer(Trainer):
             super().create_model_card(*args, **kwargs)
 
     # --- checkpoints ------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """A checkpoint that is sealed last, and older ones removed only then."""
+        folder = Path(self._get_output_dir(trial=trial))
+        checkpoint = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save and checkpoint.exists():  # what a kill left there
+            shutil.rmtree(checkpoint)
+        self.accelerator.wait_for_everyone()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            assert self._identity is not None
+            checkpoints.finish(checkpoint, self._identity, self._metrics_file)
+            checkpoints.rotate(str(folder), limit, self.state.best_model_checkpoint)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Also learned masks and the objective's moving average: written before trainer_state.json,
@@ -521,26 +599,6 @@ class _EpochCallback(TrainerCallback):
         plan = self.trainer.plan
         if plan is not None:
             plan.epoch = int(state.global_step // len(plan))
-
-
-def last_checkpoint(output_dir: str | os.PathLike[str]) -> Path:
-    """The newest whole checkpoint of a run: one cut off while it was written is passed over.
-
-    Raises:
-        UserError: there is none.
-    """
-    candidates = sorted(
-        Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"),
-        key=lambda path: int(path.name.rsplit("-", 1)[1]) if path.name[-1].isdigit() else -1,
-    )
-    for path in reversed(candidates):
-        try:
-            json.loads((path / "trainer_state.json").read_text("utf-8"))
-        except (OSError, ValueError):
-            log.warning("%s is incomplete and passed over", path)
-            continue
-        return path
-    raise UserError(f"there is no whole checkpoint in {output_dir} to resume from")
 
 
 def _examples(dataset: Any) -> Iterable[Example]:
