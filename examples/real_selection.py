@@ -31,11 +31,11 @@ import transformers
 
 from trueline.curation import Cached, PolicyEmbedder, select_pairs
 from trueline.data import load_examples
-from trueline.evaluation.statistics import mean_metric, rate
 from trueline.reproduce.experiments.selection import write_pairs
 from trueline.reproduce.laboratory import Recipe, align, measure
 from trueline.results import Metric
 from trueline.sandbox import Sandbox, build_sandbox
+from trueline.stats import mean_metric, rate
 
 ARMS = ("easy", "hard", "random")
 OUTCOMES = ("attack success, direct", "over-refusal", "correct answers")

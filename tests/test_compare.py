@@ -23,9 +23,9 @@ from trueline.evaluation.comparison import (
 )
 from trueline.evaluation.inspect_log import export_inspect
 from trueline.evaluation.log import Judgement, read_log
-from trueline.evaluation.statistics import Calibration, holm, mcnemar, paired_difference
 from trueline.report import report_from_run
 from trueline.results import load_findings
+from trueline.stats import Calibration, holm, mcnemar, paired_difference
 
 
 def row(number, success, *, measure="asr", attack="direct", judge="exact", **more):

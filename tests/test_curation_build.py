@@ -27,7 +27,7 @@ from trueline.curation import (
 )
 from trueline.curation.topics import TEMPLATES, topic_of, topic_refusals
 from trueline.data import load_examples
-from trueline.diagnostics.ranking_scores import score_completions
+from trueline.diagnostics.ranking.scores import score_completions
 from trueline.errors import UserError
 from trueline.evaluation.backends import ScriptedBackend
 from trueline.evaluation.judges import JUDGES

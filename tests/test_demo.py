@@ -5,9 +5,9 @@ import json
 import pytest
 
 from trueline.cli.demo import run_demo
-from trueline.cli.story import BOUNDS, safer, useful
 from trueline.reproduce import Measurement
 from trueline.results import Finding, load_findings
+from trueline.runs.demo_story import BOUNDS, safer, useful
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ from typer.testing import CliRunner
 from tiny import pair_rows, tiny_llama, tiny_tokenizer
 from trueline import AlignmentConfig, AlignmentTrainer
 from trueline.cli.diagnose import app
-from trueline.cli.diagnose_models import Loader
-from trueline.cli.diagnose_run import diagnose_run
 from trueline.data import load_examples
 from trueline.data.chat import as_chat
 from trueline.data.split import split_by_prompt
 from trueline.diagnostics import ranking, verdict, verdict_finding
+from trueline.diagnostics.measuring import Loader
 from trueline.errors import UserError
 from trueline.results import Finding, Metric, load_findings, save_findings
+from trueline.runs.diagnose import diagnose_run
 
 # -- the verdict ------------------------------------------------------------------------------
 
@@ -432,7 +432,7 @@ def test_what_a_run_has_is_not_measured_again(folder, monkeypatch):
         raise AssertionError("measured again")
 
     for name in ("measure_ranking", "measure_entanglement", "measure_separation"):
-        monkeypatch.setattr(f"trueline.cli.diagnose_run.{name}", fail)
+        monkeypatch.setattr(f"trueline.runs.diagnose.{name}", fail)
     diagnose_run(path, Loader(quiet=True))
     assert {finding.name: finding for finding in load_findings(path)} == before
     with pytest.raises(AssertionError, match="measured again"):
@@ -511,7 +511,7 @@ def test_alignment_separates_and_closes_the_gap_as_beta_and_loss_say(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from trueline.diagnostics import separation_change
-    from trueline.diagnostics.separation_data import read_prompts
+    from trueline.diagnostics.separation.data import read_prompts
     from trueline.sandbox import build_sandbox
 
     sandbox = build_sandbox(tmp_path / "sandbox", size="demo")

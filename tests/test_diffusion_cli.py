@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 
 from tiny_diffusion import RESOLUTION, pick_rows, tiny_sd, tiny_sd3, tiny_sdxl, write_folder
 from trueline.cli.diffusion import app
-from trueline.cli.diffusion_demo import run_diffusion_demo
 from trueline.diffusion import DiffusionTrainer, load_diffusion_config, load_image_examples
 from trueline.diffusion import text_to_image as wrap
 from trueline.errors import UserError
 from trueline.report import load_run
 from trueline.results import load_findings
+from trueline.runs.diffusion_demo import run_diffusion_demo
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "examples" / "diffusion").glob("*.yaml"))

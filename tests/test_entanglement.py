@@ -12,9 +12,9 @@ from tiny import pair_rows, tiny_llama, tiny_tokenizer
 from trueline.batching import Encoder, view
 from trueline.data import load_examples
 from trueline.diagnostics import entanglement
-from trueline.diagnostics.entanglement_measure import Measurement
-from trueline.diagnostics.entanglement_pairs import Entangled, pulls, statistics_of
-from trueline.diagnostics.entanglement_words import finding
+from trueline.diagnostics.entanglement.measure import Measurement
+from trueline.diagnostics.entanglement.pairs import Entangled, pulls, statistics_of
+from trueline.diagnostics.entanglement.words import finding
 from trueline.errors import UserError
 from trueline.logprobs import CompletionLogProbs, PairedLogProbs
 from trueline.objectives import bind

@@ -10,11 +10,11 @@ from test_scoring import SIZE, make_model, make_trees
 from tiny import pair_rows, tiny_llama, tiny_tokenizer
 from trueline.batching import Encoder, pack, view
 from trueline.data import load_examples
-from trueline.diagnostics import outer
-from trueline.diagnostics.ghost import GradientProducts
-from trueline.diagnostics.head_proxy import head_products
-from trueline.diagnostics.heatmap import token_heat_map
-from trueline.diagnostics.update import (
+from trueline.diagnostics.entanglement import outer
+from trueline.diagnostics.entanglement.ghost import GradientProducts
+from trueline.diagnostics.entanglement.head_proxy import head_products
+from trueline.diagnostics.entanglement.heatmap import token_heat_map
+from trueline.diagnostics.entanglement.update import (
     applied,
     gradient_of,
     predicted_change,

@@ -368,7 +368,7 @@ def test_calibrate_judge_on_labels(tmp_path):
         "--output", tmp_path / "c.json",
     )  # fmt: skip
     assert (said[0]["true_positives"], said[0]["true_negatives"], said[0]["negatives"]) == (1, 1, 2)
-    from trueline.evaluation.statistics import Calibration
+    from trueline.stats import Calibration
 
     saved = Calibration.from_dict(json.loads((tmp_path / "c.json").read_text()))
     assert saved == Calibration(1, 1, 1, 2)

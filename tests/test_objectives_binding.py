@@ -211,7 +211,7 @@ import torch
 from torch import Tensor
 from trueline.logprobs import CompletionLogProbs, PairedLogProbs, UnpairedLogProbs
 from trueline.objectives import objective
-from trueline.objectives.options import Positive
+from trueline.options import Positive
 
 def squared(pairs: PairedLogProbs, *, beta: Positive = 0.5) -> Tensor:
     """Squared margin.

@@ -22,9 +22,9 @@ from trueline.diagnostics.ranking import (
     ranking_of_scores,
     score_completions,
 )
-from trueline.diagnostics.ranking_data import write_difficulty
-from trueline.diagnostics.ranking_reach import reach_of
-from trueline.diagnostics.ranking_theory import (
+from trueline.diagnostics.ranking.data import write_difficulty
+from trueline.diagnostics.ranking.reach import reach_of
+from trueline.diagnostics.ranking.theory import (
     dpo_threshold,
     exact_ranking,
     gamma_dpo_threshold,
@@ -33,17 +33,17 @@ from trueline.diagnostics.ranking_theory import (
     rater_logit,
     ties_right,
 )
-from trueline.diagnostics.resampling import (
-    bootstrap_interval,
-    grouped_rate,
-    quantile,
-    rate_difference,
-)
 from trueline.errors import UserError
 from trueline.logprobs import CompletionLogProbs, PairedLogProbs
 from trueline.objectives import dpo, gamma_dpo, ipo
 from trueline.records import Completion, Example
 from trueline.scoring import Scorer
+from trueline.stats.resampling import (
+    bootstrap_interval,
+    grouped_rate,
+    quantile,
+    rate_difference,
+)
 
 BETAS = (0.01, 0.1, 1.0, 5.0, 10.0)
 

@@ -18,9 +18,9 @@ from trueline import AlignmentTrainer
 from trueline.batching import Branch, Encoder, TokenTree, view
 from trueline.data import load_examples
 from trueline.data.chat import as_chat
-from trueline.diagnostics.ghost import GradientProducts
-from trueline.diagnostics.ranking_scores import score_completions
-from trueline.diagnostics.update import applied, gradient_of, sgd_update
+from trueline.diagnostics.entanglement.ghost import GradientProducts
+from trueline.diagnostics.entanglement.update import applied, gradient_of, sgd_update
+from trueline.diagnostics.ranking.scores import score_completions
 from trueline.errors import UserError
 from trueline.objectives import OBJECTIVES, bind
 from trueline.objectives.weighting import normalized

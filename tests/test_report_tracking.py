@@ -10,11 +10,11 @@ from transformers.integrations import integration_utils
 
 from report_pages import HOSTILE
 from tiny import pair_rows, tiny_llama, tiny_tokenizer
-from trueline.cli.align import run_alignment
 from trueline.config import load_run_config
 from trueline.report import log_findings, model_card, report_from_run, scalars, write_model_card
 from trueline.report.card import escaped
 from trueline.results import Finding, Metric, load_findings
+from trueline.runs.align import run_alignment
 
 
 class FakeTracker(types.ModuleType):

@@ -21,15 +21,15 @@ from trueline.diagnostics import (
     separation,
     separation_of,
 )
-from trueline.diagnostics.distances import auroc
-from trueline.diagnostics.hidden import layer_states
 from trueline.diagnostics.separation import (
     separation_change,
     separation_change_of,
     separation_profile,
 )
-from trueline.diagnostics.separation_callback import SeparationCallback
-from trueline.diagnostics.separation_data import prompts_of, read_prompts
+from trueline.diagnostics.separation.callback import SeparationCallback
+from trueline.diagnostics.separation.data import prompts_of, read_prompts
+from trueline.diagnostics.separation.distances import auroc
+from trueline.diagnostics.separation.hidden import layer_states
 from trueline.errors import UserError
 from trueline.records import Message
 from trueline.results import Finding

@@ -15,7 +15,8 @@ from statsmodels.stats.power import NormalIndPower
 from statsmodels.stats.proportion import power_proportions_2indep, proportion_confint
 
 from trueline.errors import UserError
-from trueline.evaluation.statistics import (
+from trueline.results import Metric
+from trueline.stats import (
     Calibration,
     Clusters,
     agreement,
@@ -39,7 +40,6 @@ from trueline.evaluation.statistics import (
     unpaired_power,
     wilson,
 )
-from trueline.results import Metric
 
 # -- rates ------------------------------------------------------------------------------------
 

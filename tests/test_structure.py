@@ -10,16 +10,17 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "trueline"
 RANKS = {
     -1: ("errors",),
-    0: ("records", "registry", "files"),
+    0: ("records", "registry", "files", "terminal"),
     0.5: ("results", "identity"),
-    1: ("config", "logprobs", "prompts"),
+    1: ("config", "logprobs", "options", "prompts", "stats"),
     2: ("divergences", "data", "batching"),
     3: ("objectives", "models", "scoring"),
     4: ("diagnostics",),
     5: ("training", "evaluation", "sandbox"),
     6: ("curation", "diffusion", "report"),
     7: ("reproduce",),
-    8: ("cli",),
+    8: ("runs",),
+    9: ("cli",),
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
 FILES = sorted(SOURCE.rglob("*.py"))

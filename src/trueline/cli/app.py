@@ -13,7 +13,6 @@ from typing import Annotated
 import typer
 
 from trueline.cli import (
-    align,
     bound,
     compare,
     curate,
@@ -26,6 +25,7 @@ from trueline.cli import (
     objectives,
     report,
     reproduce,
+    train,
 )
 from trueline.errors import UserError
 
@@ -37,7 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(demo.demo)
-app.command(context_settings=align.CONTEXT)(align.align)
+app.command(context_settings=train.CONTEXT)(train.align)
 app.command()(objectives.objectives)
 app.add_typer(data.app, name="data")
 curate.add_to(data.app)

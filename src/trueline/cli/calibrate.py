@@ -80,9 +80,9 @@ def _from_labels(
     source: str, names: Sequence[str], measure: Any, prompt: str, response: str, label: str
 ) -> list[Any]:
     import trueline.reproduce.truth  # noqa: F401
-    from trueline.cli.evaluate_run import by_label
     from trueline.evaluation.calibrate import calibrate, read_labeled
     from trueline.evaluation.judges import JUDGES
+    from trueline.runs.evaluate import by_label
 
     labeled = read_labeled(source, prompt=prompt, response=response, label=label)
     judges = by_label("judge", JUDGES, names)

@@ -6,9 +6,10 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-console = Console(stderr=True)
+from trueline.terminal import console
+
+__all__ = ["Json", "console", "print_json"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 

@@ -78,7 +78,7 @@ def compare(
     adjusted over the declared measures. With --power it says, before any run, how likely a change
     would show; with --resilience, how attack success goes with separation over many models.
     """
-    from trueline.diagnostics.resampling import check_level
+    from trueline.stats.resampling import check_level
 
     check_level(level)
     _check_options(runs, resilience, points, preset, power, n, correlation)
@@ -159,7 +159,7 @@ def _calibration(path: Path) -> dict[str, Any]:
     """The counts that calibrate-judge wrote, and of which measure and judge they are."""
     import json
 
-    from trueline.evaluation.statistics import Calibration
+    from trueline.stats import Calibration
 
     if not path.is_file():
         raise UserError(f"{path} is no file; give what `trueline calibrate-judge` wrote")

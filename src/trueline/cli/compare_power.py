@@ -13,7 +13,7 @@ def show_power(
     rates: tuple[float, float], n: int | None, correlation: float, level: float, json: bool
 ) -> None:
     """How likely a change shows with ``n`` prompts, and how many show it often enough."""
-    from trueline.evaluation.statistics import needed_n, paired_power, unpaired_power
+    from trueline.stats import needed_n, paired_power, unpaired_power
 
     before, after = rates
     alpha = 1 - level

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.text import Text
 
-from trueline.cli import curate_open as opened
 from trueline.cli.common import Json, console
 from trueline.cli.curate_page import present
 from trueline.cli.data import Form, Limit, Name, SkipBad, Source, Split
+from trueline.runs import curate_open as opened
 
 if TYPE_CHECKING:
     from trueline.curation.job import Progress

@@ -47,7 +47,7 @@ def demo(
     DSPO (needs the extra diffusion).
     """
     if diffusion:
-        from trueline.cli.diffusion_demo import run_diffusion_demo
+        from trueline.runs.diffusion_demo import run_diffusion_demo
 
         output = output or Path("runs/demo-diffusion")
         story = run_diffusion_demo(output, seed=seed, size=size, quiet=json)
@@ -64,9 +64,9 @@ def run_demo(
     import torch
     import transformers
 
-    from trueline.cli.story import RECIPES, demo_report
     from trueline.report import render_report
     from trueline.reproduce import align, measure
+    from trueline.runs.demo_story import RECIPES, demo_report
 
     torch.set_num_threads(1)  # the models are tiny: a second thread waits more than it works
     transformers.utils.logging.disable_progress_bar()
@@ -115,7 +115,7 @@ def _teller(begin: float, quiet: bool) -> Callable[[str], None]:
 def _sandbox(seed: int, size: Size, say: Callable[[str], None]) -> Sandbox:
     """The sandbox, built once and kept in the cache."""
     from trueline.sandbox import build_sandbox
-    from trueline.training.progress import progress
+    from trueline.terminal import progress
 
     root = Path(os.environ.get("TRUELINE_CACHE") or Path.home() / ".cache" / "trueline")
     folder = root / "sandbox" / f"{size}-{seed}"
@@ -135,7 +135,7 @@ def _show(measurements: list[Measurement]) -> None:
     """The table on the terminal: measures down, models across, each with its interval."""
     from rich.table import Table
 
-    from trueline.cli.story import summary
+    from trueline.runs.demo_story import summary
 
     table = Table(show_lines=True, title="on things no alignment data named", title_justify="left")
     table.add_column("rate [95% interval]")

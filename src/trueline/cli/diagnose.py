@@ -91,9 +91,9 @@ def separation(
 
     The data needs the columns prompt and safety ('harmful' or 0, 'safe' or 1).
     """
-    from trueline.cli.diagnose_models import Loader
-    from trueline.cli.diagnose_separation import measure_separation
-    from trueline.diagnostics.separation_data import read_prompts
+    from trueline.diagnostics.measuring import Loader
+    from trueline.diagnostics.separation.data import read_prompts
+    from trueline.diagnostics.separation.measuring import measure_separation
 
     found = read_prompts(
         data, split=split, name=name, form=form, skip_bad=skip_bad, limit=limit, as_chat=as_chat
@@ -140,7 +140,7 @@ def entanglement(
     json: Json = False,
 ) -> None:
     """Whether a step on preference pairs drags chosen and rejected along together."""
-    from trueline.cli.diagnose_models import Loader, measure_entanglement, read_pairs
+    from trueline.diagnostics.measuring import Loader, measure_entanglement, read_pairs
 
     examples = read_pairs(data, split, name, form, skip_bad, limit, as_chat=as_chat)
     loader = Loader(dtype, device, trust_remote_code, quiet=json)
@@ -199,9 +199,9 @@ def ranking(
 
     Difficulty is measured under the reference, or under the model where none is given.
     """
-    from trueline.cli.diagnose_models import Loader, measure_ranking, read_pairs
-    from trueline.diagnostics.ranking_data import check_output
-    from trueline.diagnostics.ranking_data import write_difficulty as write
+    from trueline.diagnostics.measuring import Loader, measure_ranking, read_pairs
+    from trueline.diagnostics.ranking.data import check_output
+    from trueline.diagnostics.ranking.data import write_difficulty as write
 
     if write_difficulty is not None:
         check_output(write_difficulty, overwrite=overwrite)
@@ -264,8 +264,8 @@ def everything(
 
     Findings and verdict are kept in the run, where `trueline report` shows them.
     """
-    from trueline.cli.diagnose_models import Loader
-    from trueline.cli.diagnose_run import diagnose_run
+    from trueline.diagnostics.measuring import Loader
+    from trueline.runs.diagnose import diagnose_run
 
     loader = Loader(dtype, device, trust_remote_code, quiet=json)
     sentences, findings = diagnose_run(
@@ -305,7 +305,7 @@ def _alpha(raters: str) -> float | str:
 
 def _give(findings: list[Finding], json: bool, save: Path | None, **facts: Any) -> None:
     """Print the findings, as tables on stderr or as one JSON document, and keep them if asked."""
-    from trueline.cli.diagnose_run import keep, show
+    from trueline.runs.diagnose import keep, show
 
     if save is not None:
         keep(save, findings)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trueline.cli.common import Json, console, print_json
-from trueline.cli.diffusion_evaluate import quiet_libraries, run_evaluation
+from trueline.runs.diffusion_evaluate import quiet_libraries, run_evaluation
 
 if TYPE_CHECKING:
     from trueline.diffusion import DiffusionConfig, DiffusionTrainer
@@ -158,8 +158,8 @@ def training_finding(output_dir: str | Path, objective: str) -> Finding:
     rose above the reference's."""
     import json
 
-    from trueline.evaluation.statistics import mean_metric
     from trueline.results import Finding, Metric
+    from trueline.stats import mean_metric
 
     lines = (Path(output_dir) / "metrics.jsonl").read_text("utf-8").splitlines()
     rows = [json.loads(line) for line in lines]

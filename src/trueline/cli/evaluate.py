@@ -72,9 +72,9 @@ def evaluate(
     Writes judgements.jsonl, findings.json and samples.jsonl; `trueline compare` and `trueline
     report` read them.
     """
-    from trueline.cli.evaluate_run import import_modules, read_options, run_evaluation
-    from trueline.cli.evaluate_tables import list_names_of_all
+    from trueline.cli.evaluate_tables import list_names_of_all, show
     from trueline.evaluation.ranks import rank
+    from trueline.runs.evaluate import import_modules, read_options, run_evaluation
 
     if list_names:
         import_modules(imports or [])
@@ -88,6 +88,6 @@ def evaluate(
         "plain": plain, "limit": limit, "seed": seed, "import": imports,
     }  # fmt: skip
     options = read_options(config, {k: v for k, v in given.items() if v not in (None, [])})
-    results = run_evaluation(options, quiet=json)
+    results = run_evaluation(options, quiet=json, show=show)
     if json and rank() == 0:
         print_json(results if len(results["models"]) > 1 else results["models"][0])

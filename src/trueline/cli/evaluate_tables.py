@@ -1,54 +1,15 @@
-"""What `trueline evaluate` shows: bars while it works, a table at the end, the names there are."""
+"""What `trueline evaluate` shows: a table at the end, the names there are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trueline.cli.common import console, print_json
 
 if TYPE_CHECKING:
-    from trueline.evaluation.cases import Watch
     from trueline.results import Finding
-
-
-@contextmanager
-def watching(quiet: bool) -> Iterator[Watch]:
-    """A bar for each stage that does something, on stderr."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
-
-        def watch(title: str) -> Any:
-            task: Any = None
-
-            def told(done: int, total: int) -> None:
-                nonlocal task
-                if task is None or done < bar.tasks[bar.task_ids.index(task)].completed:
-                    if task is not None:
-                        bar.remove_task(task)
-                    task = bar.add_task(title, total=total)
-                bar.update(task, completed=done, total=total)
-
-            return told
-
-        yield watch
 
 
 def _table(title: str, judged: Sequence[Finding]) -> Any:

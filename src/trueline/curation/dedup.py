@@ -13,10 +13,10 @@ from trueline.curation.leakage import KINDS, Leakage
 from trueline.curation.near import NearIndex, band_keys
 from trueline.curation.texts import flat
 from trueline.data.load import Examples
-from trueline.data.tally import share
 from trueline.errors import UserError
 from trueline.records import Example
 from trueline.results import Finding
+from trueline.stats.resampling import share
 
 By: TypeAlias = Literal["row", "prompt"]
 

@@ -24,13 +24,13 @@ import numpy as np
 from trueline.curation.chunks import Chunk, Note, beside, sha256
 from trueline.curation.job import Curated, Job, Progress
 from trueline.data.load import Examples
-from trueline.data.tally import share
 from trueline.diagnostics.ranking import difficulty_of
-from trueline.diagnostics.ranking_measure import histogram
-from trueline.diagnostics.ranking_theory import dpo_threshold, idealized
+from trueline.diagnostics.ranking.measure import histogram
+from trueline.diagnostics.ranking.theory import dpo_threshold, idealized
 from trueline.errors import UserError
 from trueline.records import Example
 from trueline.results import Finding, Metric
+from trueline.stats.resampling import share
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

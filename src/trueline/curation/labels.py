@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 from trueline.curation.disk import DiskTable, digest
 from trueline.curation.texts import flat
-from trueline.evaluation.statistics import rate
 from trueline.records import Example
 from trueline.results import Metric
+from trueline.stats import rate
 
 ResponseScorer: TypeAlias = Callable[[Sequence[str], Sequence[str]], Sequence[float | None]]
 """(prompts, responses) to how good each response is, higher is better; None where unknown."""

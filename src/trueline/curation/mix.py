@@ -12,10 +12,10 @@ from trueline.curation.job import Curated, Job, Progress
 from trueline.data.chat import as_chat
 from trueline.data.load import Examples
 from trueline.data.readers import DataError
-from trueline.data.tally import share
 from trueline.errors import UserError
 from trueline.records import Example
 from trueline.results import Finding
+from trueline.stats.resampling import share
 
 Exhausted: TypeAlias = Literal["stop", "repeat", "drop"]
 

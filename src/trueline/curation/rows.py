@@ -16,10 +16,10 @@ from trueline.curation.safety import Flagged
 from trueline.curation.texts import answer_like, flat
 from trueline.curation.topics import topic_refusals
 from trueline.curation.writers import ResponseLabeler, Writer
-from trueline.data.tally import share
 from trueline.errors import UserError
 from trueline.records import Completion, Example, Safety
 from trueline.results import Finding, Metric
+from trueline.stats.resampling import share
 
 
 @dataclass(frozen=True)

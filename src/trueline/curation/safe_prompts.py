@@ -23,11 +23,11 @@ from trueline.curation.job import Curated, Job, Progress
 from trueline.curation.safety import LABELED, Flagged, Labels
 from trueline.curation.writers import Writer
 from trueline.data.load import Examples
-from trueline.data.tally import share
 from trueline.errors import UserError
 from trueline.records import Example, Message, Text, is_blank
 from trueline.registry import Registry
 from trueline.results import Finding
+from trueline.stats.resampling import share
 
 Placement: TypeAlias = Literal["last", "first", "every", "system"]
 

@@ -15,10 +15,10 @@ from typing import Any, TypeAlias
 from trueline.curation.chunks import Chunk, Note, Notes
 from trueline.curation.job import Job
 from trueline.curation.texts import flat
-from trueline.data.tally import share
 from trueline.errors import UserError
 from trueline.records import Example, Safety, is_blank
 from trueline.results import Metric
+from trueline.stats.resampling import share
 
 PromptScorer: TypeAlias = Callable[[Sequence[str]], Sequence[float | None]]
 """Prompts to how harmful each is, 1 to 10; None where the judge cannot tell."""

@@ -13,10 +13,10 @@ from trueline.curation.texts import flat
 from trueline.data.load import Examples
 from trueline.data.readers import READERS
 from trueline.data.split import position
-from trueline.data.tally import share
 from trueline.errors import UserError
 from trueline.records import Example
 from trueline.results import Finding
+from trueline.stats.resampling import share
 
 
 def split(

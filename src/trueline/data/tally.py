@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from array import array
 from collections import Counter
 from collections.abc import Sequence, Sized
@@ -14,6 +13,7 @@ import numpy as np
 
 from trueline.records import Completion, Example, Text
 from trueline.results import Metric
+from trueline.stats.resampling import share
 
 
 class EncodedBranch(Protocol):
@@ -52,22 +52,6 @@ class Lengths:
         return cls(
             len(values), int(low), float(median), float(numbers.mean()), float(p95), int(high)
         )
-
-
-def share(name: str, count: int, n: int) -> Metric:
-    """``count / n`` with its 95% Wilson interval, which stays within 0..1 at any count.
-
-    Example:
-        >>> str(share("chosen_longer", 50, 100))
-        '50.0% [40.4%, 59.6%]'
-    """
-    if n == 0:
-        return Metric(name, None, n=0, unit="rate")
-    z, p = 1.959964, count / n
-    center = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = (center - half if count else 0.0), (center + half if count < n else 1.0)
-    return Metric(name, p, low, high, n, unit="rate")
 
 
 def size(text: Text) -> int:

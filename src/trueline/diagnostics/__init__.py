@@ -4,9 +4,7 @@ Here ``separation``, ``entanglement`` and ``ranking`` are the functions; their m
 ``trueline.diagnostics.separation`` and so on.
 """
 
-from trueline.diagnostics.distances import bhattacharyya_distance, fisher_ratio
 from trueline.diagnostics.entanglement import entanglement
-from trueline.diagnostics.hidden import hidden_states
 from trueline.diagnostics.ranking import difficulty, difficulty_of, ranking, ranking_of
 from trueline.diagnostics.separation import (
     separation,
@@ -14,7 +12,9 @@ from trueline.diagnostics.separation import (
     separation_of,
     separation_profile,
 )
-from trueline.diagnostics.separation_callback import SeparationCallback
+from trueline.diagnostics.separation.callback import SeparationCallback
+from trueline.diagnostics.separation.distances import bhattacharyya_distance, fisher_ratio
+from trueline.diagnostics.separation.hidden import hidden_states
 from trueline.diagnostics.verdict import verdict, verdict_finding
 
 __all__ = [

@@ -17,7 +17,7 @@ from torch import Tensor
 from trueline.batching import View
 from trueline.diffusion.predictions import AnyPredictions
 from trueline.errors import UserError
-from trueline.objectives.options import Option, options_of
+from trueline.options import Option, options_of
 from trueline.registry import Registry
 
 Function = TypeVar("Function", bound=Callable[..., Tensor])

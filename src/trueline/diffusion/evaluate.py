@@ -19,8 +19,8 @@ from trueline.diffusion.data import CAPTIONS
 from trueline.diffusion.families import Generated, TextToImage
 from trueline.diffusion.scorers import Score
 from trueline.errors import UserError
-from trueline.evaluation.statistics import bootstrap_interval, mcnemar, mean_metric, rate
 from trueline.results import Finding, Metric
+from trueline.stats import bootstrap_interval, mcnemar, mean_metric, rate
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from trueline.diffusion.predictions import (
     mean_square,
     per_image,
 )
-from trueline.objectives.options import NonNegative, Positive, Range
+from trueline.options import NonNegative, Positive, Range
 
 STRENGTH_LIMIT = 0.99
 """DSPO's beta w stays below 1: from there on a step would no longer pull the prediction to the

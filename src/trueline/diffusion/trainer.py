@@ -29,8 +29,8 @@ from trueline.diffusion.images import grid
 from trueline.diffusion.schedule import check_sampling
 from trueline.diffusion.step import DiffusionEngine, Reference
 from trueline.errors import UserError
+from trueline.terminal import progress
 from trueline.training.metrics import MetricAccumulator
-from trueline.training.progress import progress
 from trueline.training.step import NonFiniteError
 
 log = logging.getLogger(__name__)

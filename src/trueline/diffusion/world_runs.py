@@ -26,8 +26,8 @@ from trueline.diffusion.world import (
     swapped,
     untrained,
 )
-from trueline.evaluation.statistics import mean_metric, paired_difference, rate
 from trueline.results import Finding, save_findings
+from trueline.stats import mean_metric, paired_difference, rate
 
 Size: TypeAlias = Literal["demo", "test"]
 

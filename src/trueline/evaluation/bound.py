@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from trueline.errors import UserError
-from trueline.evaluation.statistics import rate
 from trueline.results import Finding, Metric
+from trueline.stats import rate
 
 
 @dataclass(frozen=True, slots=True)

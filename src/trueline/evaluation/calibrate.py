@@ -12,8 +12,8 @@ from trueline.evaluation.benchmarks.base import read_rows
 from trueline.evaluation.benchmarks.tables import truth_value
 from trueline.evaluation.judges.base import Judge, Measure, checked
 from trueline.evaluation.log import Judgement
-from trueline.evaluation.statistics import Calibration, rate
 from trueline.results import Finding
+from trueline.stats import Calibration, rate
 
 
 @dataclass(frozen=True, slots=True)

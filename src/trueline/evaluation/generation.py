@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from trueline.diagnostics.hidden import evaluating
+from trueline.diagnostics.separation.hidden import evaluating
 from trueline.errors import UserError
 from trueline.evaluation.sampling import GumbelNoise
-from trueline.evaluation.statistics import rate
 from trueline.prompts import Progress, batches_by_length, encode, pad, render
 from trueline.records import Text
 from trueline.results import Metric
+from trueline.stats import rate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -16,7 +16,7 @@ from typing import Any
 from trueline.errors import UserError
 from trueline.evaluation.comparison.runs import JudgedRun
 from trueline.evaluation.log import Judgement
-from trueline.evaluation.statistics import clustered_rate
+from trueline.stats import clustered_rate
 
 
 def export_inspect(run: JudgedRun, path: str | os.PathLike[str]) -> Path:

@@ -15,9 +15,9 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from trueline.diagnostics.resampling import check_level
 from trueline.errors import UserError
 from trueline.results import Finding, Metric
+from trueline.stats.resampling import check_level
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 from trueline.evaluation.harness import Evaluation
 from trueline.evaluation.log import Judgement
-from trueline.evaluation.statistics import clustered_rate, mean_metric, rate
 from trueline.results import Finding, Metric
+from trueline.stats import clustered_rate, mean_metric, rate
 
 TITLES = {"asr": "attack success", "over_refusal": "over-refusal", "utility": "good answers"}
 """What a measure is called in tables."""

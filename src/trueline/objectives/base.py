@@ -17,7 +17,7 @@ from torch import Tensor
 from trueline.batching import View
 from trueline.errors import UserError
 from trueline.logprobs import CompletionLogProbs, PairedLogProbs, UnpairedLogProbs
-from trueline.objectives.options import Option, options_of
+from trueline.options import Option, options_of
 from trueline.registry import Registry
 
 LogProbs: TypeAlias = CompletionLogProbs | PairedLogProbs | UnpairedLogProbs

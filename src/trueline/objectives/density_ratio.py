@@ -15,7 +15,7 @@ from torch import Tensor
 from trueline.logprobs import CompletionLogProbs, PairedLogProbs
 from trueline.objectives.base import objective
 from trueline.objectives.guards import bounded_exp
-from trueline.objectives.options import Positive, Reduction
+from trueline.options import Positive, Reduction
 
 SOURCE = "Xiao et al. 2025, arXiv 2503.05079"
 

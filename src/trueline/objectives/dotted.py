@@ -19,7 +19,7 @@ from trueline.batching import View
 from trueline.errors import UserError
 from trueline.logprobs import CompletionLogProbs, PairedLogProbs, UnpairedLogProbs
 from trueline.objectives.base import OBJECTIVES, LogProbs, Objective, assemble
-from trueline.objectives.options import options_of, resolved
+from trueline.options import options_of, resolved
 from trueline.registry import nearest
 
 LAYOUTS: dict[str, View] = {

@@ -25,7 +25,7 @@ from trueline.objectives.guards import (
     concentration,
     split,
 )
-from trueline.objectives.options import NameIn, NonNegative, Positive, Range
+from trueline.options import NameIn, NonNegative, Positive, Range
 
 SOURCE = "Haldar et al. 2025, arXiv 2502.00657"
 

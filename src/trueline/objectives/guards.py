@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trueline.logprobs import UnpairedLogProbs
-from trueline.objectives.options import Range
+from trueline.options import Range
 
 LIMIT = 50.0
 """Exponents above this go on along the tangent even where no ``clip`` is asked for: e^50 is far

@@ -25,7 +25,7 @@ from trueline.objectives.guards import (
     log_mean_exp,
     split,
 )
-from trueline.objectives.options import NonNegative, Positive
+from trueline.options import NonNegative, Positive
 
 SOURCE = "Haldar et al. 2025, arXiv 2502.00657"
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trueline.logprobs import PairedLogProbs
 from trueline.objectives.base import objective
-from trueline.objectives.options import Positive, Range, Reduction
+from trueline.options import Positive, Range, Reduction
 
 
 @objective(

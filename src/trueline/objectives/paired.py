@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trueline.logprobs import PairedLogProbs
 from trueline.objectives.base import objective
-from trueline.objectives.options import NonNegative, Positive, Range, Smoothing
+from trueline.options import NonNegative, Positive, Range, Smoothing
 
 
 @objective(

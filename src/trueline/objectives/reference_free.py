@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trueline.logprobs import CompletionLogProbs, PairedLogProbs
 from trueline.objectives.base import objective
-from trueline.objectives.options import NonNegative, Positive
+from trueline.options import NonNegative, Positive
 
 
 @objective(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trueline.logprobs import PairedLogProbs
 from trueline.objectives.base import objective
-from trueline.objectives.options import Positive, Smoothing
+from trueline.options import Positive, Smoothing
 
 
 @objective(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trueline.logprobs import CompletionLogProbs, UnpairedLogProbs
 from trueline.objectives.base import Statistic, objective
-from trueline.objectives.options import NonNegative, Positive
+from trueline.options import NonNegative, Positive
 
 
 def _kto_baseline(mismatched: CompletionLogProbs) -> Tensor:

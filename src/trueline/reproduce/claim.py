@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-from trueline.evaluation.statistics import mean_metric
 from trueline.registry import Registry
 from trueline.reproduce.runs import Arm, Values
 from trueline.reproduce.verdict import Effect, Expected
 from trueline.results import Metric
+from trueline.stats import mean_metric
 
 PAPERS: Mapping[str, str] = MappingProxyType(
     {

@@ -20,11 +20,11 @@ from trueline.data import load_examples
 from trueline.data.chat import as_chat
 from trueline.diagnostics.separation import separation
 from trueline.evaluation.generation import generate
-from trueline.evaluation.statistics import rate
 from trueline.files import write_json
 from trueline.records import Example, Message
 from trueline.results import Finding, Metric, manifest, save_findings
 from trueline.sandbox import Sandbox
+from trueline.stats import rate
 from trueline.training import AlignmentTrainer
 
 Row = Mapping[str, Any]

@@ -14,7 +14,7 @@ from trueline.curation import PREFIXES, prefixed
 from trueline.data import load_examples
 from trueline.data.chat import as_chat
 from trueline.diagnostics.ranking import ranking_of_scores, score_completions
-from trueline.diagnostics.ranking_scores import PairIndex, Scores
+from trueline.diagnostics.ranking.scores import PairIndex, Scores
 from trueline.logprobs import PairedLogProbs
 from trueline.records import Example
 from trueline.reproduce.laboratory import measure

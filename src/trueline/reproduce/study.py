@@ -10,7 +10,6 @@ from typing import Any
 
 from trueline.config import NOT_NEEDED, RENAMED, AlignmentConfig, load_run_config
 from trueline.errors import UserError
-from trueline.evaluation.statistics import mean_metric
 from trueline.files import write_json
 from trueline.reproduce.claim import CLAIMS, PAPERS, Claim, Results
 from trueline.reproduce.engine import Done, Tell, perform
@@ -18,6 +17,7 @@ from trueline.reproduce.runs import Arm, load_all
 from trueline.reproduce.scales import Scale, on_recipe, plan
 from trueline.reproduce.verdict import RULE, Effect, Verdict, overall
 from trueline.results import Metric, manifest
+from trueline.stats import mean_metric
 
 UNABLE = "A recipe cannot measure it: it needs the sandbox's truth or harmful prompts."
 

@@ -11,9 +11,9 @@ import torch
 from transformers import TrainerCallback
 
 from trueline.batching import TokenTree
-from trueline.diagnostics.entanglement_measure import batch_change, triples
-from trueline.diagnostics.entanglement_pairs import Array, Entangled, pulls
-from trueline.diagnostics.ghost import GradientProducts
+from trueline.diagnostics.entanglement.ghost import GradientProducts
+from trueline.diagnostics.entanglement.measure import batch_change, triples
+from trueline.diagnostics.entanglement.pairs import Array, Entangled, pulls
 from trueline.errors import UserError
 from trueline.logprobs import PairedLogProbs
 from trueline.training.coupling import gather

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trueline.batching import TokenTree
 from trueline.config import AlignmentConfig
-from trueline.diagnostics.ghost import GradientProducts
+from trueline.diagnostics.entanglement.ghost import GradientProducts
 from trueline.errors import UserError
 from trueline.objectives.base import BoundObjective
 from trueline.objectives.weighting import normalized

@@ -36,12 +36,13 @@ from trueline.objectives import bind, weight_warning
 from trueline.objectives.base import BoundObjective
 from trueline.records import Example
 from trueline.scoring import Scorer, Shortcuts, evaluating
+from trueline.terminal import progress, say
 from trueline.training import checkpoints
 from trueline.training.callbacks import EntanglementCallback
 from trueline.training.coupling import on_first_rank
 from trueline.training.memory import MemoryEstimate, estimate
 from trueline.training.metrics import MetricAccumulator, step_metrics
-from trueline.training.progress import ProgressBar, progress, say
+from trueline.training.progress import ProgressBar
 from trueline.training.reference import Reference, ReferenceCache
 from trueline.training.remedies import PairNormalizer, check_remedies, masked, sparse_masks
 from trueline.training.sampling import BatchPlan, StepBatch

@@ -15,7 +15,9 @@ from trueline.evaluation.comparison.quality import judges_compared, quality_of, 
 from trueline.evaluation.comparison.runs import JudgedRun
 from trueline.evaluation.comparison.values import Comparison, Contrast, Level, Scope, Settings
 from trueline.evaluation.log import MEASURES, Judgement
-from trueline.evaluation.statistics import (
+from trueline.registry import nearest
+from trueline.results import Metric
+from trueline.stats import (
     Clusters,
     cluster_bootstrap,
     clustered_rate,
@@ -27,8 +29,6 @@ from trueline.evaluation.statistics import (
     rogan_gladen,
     score_test,
 )
-from trueline.registry import nearest
-from trueline.results import Metric
 
 
 def compare_runs(runs: Sequence[JudgedRun], settings: Settings | None = None) -> Comparison:

@@ -8,8 +8,8 @@ from typing import Any
 from trueline.evaluation.comparison.runs import JudgedRun
 from trueline.evaluation.comparison.values import JudgesCompared, Settings
 from trueline.evaluation.log import Judgement, Key
-from trueline.evaluation.statistics import agreement, rate
 from trueline.results import Metric
+from trueline.stats import agreement, rate
 
 
 def quality_of(rows: Sequence[Judgement], level: float) -> tuple[Metric, ...]:

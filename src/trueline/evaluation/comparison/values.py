@@ -9,9 +9,9 @@ from typing import Any
 from trueline.errors import UserError
 from trueline.evaluation.comparison.pairing import Pairing
 from trueline.evaluation.log import MEASURES, Judgement
-from trueline.evaluation.statistics import Agreement, Calibration, NonInferiority
 from trueline.registry import nearest
 from trueline.results import Metric
+from trueline.stats import Agreement, Calibration, NonInferiority
 
 MARGINS: Mapping[str, float] = {"over_refusal": 0.05, "utility": 0.05}
 """How much worse over-refusal and utility may become before it matters, unless said otherwise."""

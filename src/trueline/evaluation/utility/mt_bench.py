@@ -14,10 +14,10 @@ from trueline.evaluation.judges.asking import asked
 from trueline.evaluation.judges.classifiers import fill
 from trueline.evaluation.judges.language import read_rating
 from trueline.evaluation.judges.prompts import NOTE, delimited, prompt_hash
-from trueline.evaluation.statistics import mean_metric, rate
 from trueline.evaluation.utility.base import Measurement, UtilityContext, utility, write_log
 from trueline.records import Message
 from trueline.results import Finding, Metric
+from trueline.stats import mean_metric, rate
 
 TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
 """By category; all others are answered greedily."""

@@ -16,12 +16,12 @@ from trueline.evaluation.backends.base import Request
 from trueline.evaluation.backends.local import TransformersBackend, load_local
 from trueline.evaluation.benchmarks.base import read_rows
 from trueline.evaluation.generation import generate, model_input
-from trueline.evaluation.statistics import Clusters, cluster_bootstrap, mean_metric, rate
 from trueline.evaluation.utility.base import Measurement, UtilityContext, utility
 from trueline.prompts import Progress
 from trueline.records import Example, Message
 from trueline.results import Finding, Metric
 from trueline.scoring import score_trees
+from trueline.stats import Clusters, cluster_bootstrap, mean_metric, rate
 
 """Prompts scored in one packed row."""
 

@@ -12,11 +12,11 @@ from trueline.evaluation.benchmarks.base import Rows, expect_count, read_rows
 from trueline.evaluation.judges.asking import asked
 from trueline.evaluation.judges.classifiers import fill
 from trueline.evaluation.judges.prompts import NOTE, delimited, prompt_hash
-from trueline.evaluation.statistics import mean_metric, rate
 from trueline.evaluation.utility.base import Measurement, UtilityContext, utility, write_log
 from trueline.evaluation.utility.length import length_adjusted
 from trueline.records import Message
 from trueline.results import Finding, Metric
+from trueline.stats import mean_metric, rate
 
 COMPARE = f"""\
 You compare two answers to one request and choose the one that serves the user better: correct, \

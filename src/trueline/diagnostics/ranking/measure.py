@@ -1,0 +1,221 @@
+"""The metrics of ranking, ``gap/*``, from the log-probs of pairs; no model is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from trueline.diagnostics.ranking.reach import Reach
+from trueline.diagnostics.ranking.theory import Array, Flags, idealized
+from trueline.errors import UserError
+from trueline.logprobs import CompletionLogProbs, PairedLogProbs
+from trueline.results import Metric
+from trueline.stats.resampling import (
+    Groups,
+    grouped_mean,
+    grouped_rate,
+    quantile,
+    rate_difference,
+)
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+BINS = 5
+SMALLEST_BIN = 20
+"""Mis-ranked pairs in a bin of difficulty; fewer would say nothing with an interval."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """P pairs as plain numbers; without a reference the policy is what training would refer to.
+
+    Args:
+        logps: log-probs under the policy (and the reference), summed, nats.
+        groups: (P,) the prompt each pair belongs to, or None where each has its own.
+        seed, n_resamples: of the intervals.
+    """
+
+    logps: PairedLogProbs
+    groups: Groups | None = None
+    seed: int = 0
+    n_resamples: int = 1000
+
+    def __post_init__(self) -> None:
+        if not len(self.logps):
+            raise UserError("no preference pairs were given")
+        sides = (self.logps.chosen, self.logps.rejected)
+        tensors = [t for side in sides for t in (side.policy, side.reference) if t is not None]
+        bad = sum(int((~tensor.isfinite()).sum()) for tensor in tensors)
+        if bad:
+            raise UserError(f"{bad} of the log-probs are not finite")
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is a reference beside the policy."""
+        return self.logps.chosen.reference is not None
+
+    def lead(self, of: str = "policy", *, per_token: bool = False) -> Array:
+        """(P,) by how much the chosen completion leads: in log-prob under the ``"policy"`` or the
+        ``"reference"``, nats, or in ``"length"``, tokens."""
+        of = "policy" if of == "reference" and not self.trained else of
+
+        def one(side: CompletionLogProbs) -> Array:
+            values = getattr(side, of) / side.length if per_token else getattr(side, of)
+            numbers: Array = values.detach().double().cpu().numpy()
+            return numbers
+
+        return one(self.logps.chosen) - one(self.logps.rejected)
+
+    @property
+    def difficulty(self) -> Array:
+        """(P,) c under the reference, nats."""
+        return -self.lead("reference")
+
+    @property
+    def right(self) -> Flags:
+        """(P,) whether the policy ranks the pair right."""
+        return self.lead() >= 0
+
+    @property
+    def margin(self) -> Array:
+        """(P,) the policy's lead over the reference's, nats."""
+        return self.lead() + self.difficulty
+
+    @property
+    def longer(self) -> Array:
+        """(P,) tokens by which the chosen completion is the longer one."""
+        return self.lead("length")
+
+    def rate(self, name: str, flags: Flags, where: Flags | None = None) -> Metric:
+        """A share of the pairs (where a condition holds), with its interval."""
+        keep = np.ones(len(flags), dtype=bool) if where is None else where
+        groups = None if self.groups is None else self.groups[keep]
+        return grouped_rate(
+            f"gap/{name}", flags[keep], groups, seed=self.seed, n_resamples=self.n_resamples
+        )
+
+    def change(self, name: str, after: Flags, before: Flags) -> Metric:
+        """The difference of two shares of the same pairs, ``after`` minus ``before``, paired."""
+        metric = self.mean(name, after.astype(np.float64) - before, unit="rate")
+        if metric.low is not None:
+            return metric
+        # all pairs changed alike, or none: resampling sees no spread, Wilson's intervals do
+        gained, lost = self.rate(name, after & ~before), self.rate(name, before & ~after)
+        return replace(rate_difference(gained, lost), name=metric.name, n=metric.n)
+
+    def mean(self, name: str, values: Array, unit: str = "nats") -> Metric:
+        """A mean over the pairs, with its interval."""
+        return grouped_mean(
+            f"gap/{name}", values, self.groups,
+            seed=self.seed, n_resamples=self.n_resamples, unit=unit,
+        )  # fmt: skip
+
+
+def accuracies(pairs: Pairs) -> Iterator[Metric]:
+    """R and R~ of policy and reference, and the reward accuracy."""
+    yield pairs.rate("ranking_accuracy", pairs.right)
+    per_token = pairs.lead("policy", per_token=True) >= 0
+    yield pairs.rate("ranking_accuracy_per_token", per_token)
+    if pairs.trained:
+        yield pairs.rate("reference_ranking_accuracy", pairs.difficulty <= 0)
+        reference = pairs.lead("reference", per_token=True) >= 0
+        yield pairs.rate("reference_ranking_accuracy_per_token", reference)
+        yield pairs.rate("reward_accuracy", pairs.margin > 0)
+
+
+def ideals(pairs: Pairs, alpha: Any, betas: Sequence[float], reach: Reach) -> Iterator[Metric]:
+    """What the optimum would rank right: over the betas, and at the objective's own; the gap."""
+    per_token = -pairs.lead("reference", per_token=True)
+    for suffix, c in (("", pairs.difficulty), ("_per_token", per_token)):
+        found = sorted((idealized(c, alpha, beta) for beta in betas), key=lambda f: f.sum())
+        picks = {"min": found[0], "median": found[(len(found) - 1) // 2], "max": found[-1]}
+        for word, flags in picks.items():
+            yield pairs.rate(f"idealized{suffix}_{word}", flags)
+    best = reach.right(pairs.difficulty, alpha)
+    yield pairs.rate("idealized", best)
+    yield pairs.change("alignment_gap", best, pairs.right)
+
+
+def difficulties(pairs: Pairs, alpha: Any, reach: Reach, loss: float | None) -> Iterator[Metric]:
+    """Quantiles of c, and which pairs are out of reach: of the optimum, and at a loss."""
+    c = pairs.difficulty
+    for q in QUANTILES:
+        yield quantile(f"gap/difficulty_q{round(100 * q):02d}", c, q, unit="nats")
+    unreached = ~reach.right(c, alpha)
+    yield pairs.rate("out_of_reach", unreached)
+    yield pairs.rate("out_of_reach_of_misranked", unreached, c > 0)
+    needed = reach.threshold(c)
+    wrong = needed[(c > 0) & np.isfinite(needed)]
+    yield quantile("gap/threshold_loss", wrong, 0.5, unit="nats")
+    if loss is None and pairs.trained:
+        losses = reach.loss(pairs.logps)
+        yield pairs.mean("loss", losses)
+        loss = float(losses.mean())
+    if loss is not None:
+        yield pairs.rate("needs_lower_loss", ~(needed >= loss))
+
+
+def flips(pairs: Pairs) -> Iterator[Metric]:
+    """What training changed: pairs put right, pairs put wrong, by the difficulty they had."""
+    if not pairs.trained:
+        return
+    wrong = pairs.difficulty > 0
+    yield pairs.change("ranking_gain", pairs.right, ~wrong)
+    yield pairs.rate("flipped", pairs.right, wrong)
+    yield pairs.rate("unlearned", ~pairs.right, ~wrong)
+    for low, high in _bins(pairs.difficulty[wrong]):
+        inside = wrong & (pairs.difficulty > low) & (pairs.difficulty <= high)
+        start = max(low, 0.0)
+        yield pairs.rate(f"flipped, c {start:.3g} to {high:.3g}", pairs.right, inside)
+
+
+def _bins(values: Array) -> list[tuple[float, float]]:
+    """(low, high] with about as many values in each."""
+    count = min(BINS, len(values) // SMALLEST_BIN)
+    if count < 2:
+        return []
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, count + 1)))
+    edges[0] = 0.0
+    return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+
+
+def changes(pairs: Pairs) -> Iterator[Metric]:
+    """How far each side moved from the reference, nats a completion."""
+    if not pairs.trained:
+        return
+    yield pairs.mean("chosen_change", pairs.logps.chosen.log_ratio.double().cpu().numpy())
+    yield pairs.mean("rejected_change", pairs.logps.rejected.log_ratio.double().cpu().numpy())
+    yield pairs.mean("margin", pairs.margin)
+
+
+def lengths(pairs: Pairs) -> Iterator[Metric]:
+    """The length baseline: how far 'the longer one wins' goes, and what the policy owes to it."""
+    longer = pairs.longer
+    yield pairs.rate("longer_wins", longer > 0, longer != 0)
+    yield _correlation(pairs.margin if pairs.trained else pairs.lead(), longer)
+    views = [("ranking_accuracy", pairs.right)]
+    if pairs.trained:
+        views.append(("reward_accuracy", pairs.margin > 0))
+    for name, flags in views:
+        yield pairs.rate(f"{name}_chosen_longer", flags, longer > 0)
+        yield pairs.rate(f"{name}_chosen_shorter", flags, longer < 0)
+
+
+def _correlation(values: Array, lengths: Array) -> Metric:
+    """Pearson's, with Fisher's interval; None where one of the two does not vary."""
+    name = "gap/margin_length_correlation"
+    if len(values) < 4 or not np.ptp(values) or not np.ptp(lengths):
+        return Metric(name, None, n=len(values))
+    from scipy.stats import pearsonr
+
+    found = pearsonr(values, lengths)
+    low, high = found.confidence_interval(0.95)
+    return Metric(name, float(found.statistic), float(low), float(high), len(values))
+
+
+def histogram(values: Array, bins: int = 40) -> Mapping[str, list[float]]:
+    """Counts and edges for a figure."""
+    counts, edges = np.histogram(values, bins=bins)
+    return {"count": counts.tolist(), "edge": edges.round(4).tolist()}

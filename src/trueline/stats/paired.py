@@ -1,0 +1,186 @@
+"""Two models on the same items: what changed, by how much, and whether chance explains it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trueline.errors import UserError
+from trueline.results import Metric
+from trueline.stats.bootstrap import (
+    Clusters,
+    blind,
+    cluster_bootstrap,
+    design_effect,
+)
+from trueline.stats.margins import tango_interval
+from trueline.stats.outcomes import scored_both
+from trueline.stats.resampling import check_level, finite
+
+
+@dataclass(frozen=True, slots=True)
+class McNemar:
+    """Two models on the same items: what changed, and whether chance explains the balance.
+
+    ``fixed`` counts True before and False after, ``broken`` the other way; ``p_value`` is
+    two-sided and exact; ``n`` is the number of items scored both times.
+    """
+
+    fixed: int
+    broken: int
+    n: int
+    p_value: float
+
+
+def mcnemar(
+    before: Sequence[bool | None],
+    after: Sequence[bool | None],
+    *,
+    groups: Sequence[Hashable] | None = None,
+) -> McNemar:
+    """McNemar's exact test: under no effect a changed item is as likely fixed as broken.
+
+        p = 2 * P(X <= min(fixed, broken)),  X ~ Binomial(fixed + broken, 1/2), at most 1
+
+    Items that did not change say nothing about the direction and drop out. With ``groups`` the
+    models change places for a whole group at once (:func:`swap_test`), so near-duplicates do not
+    count as evidence more than once; with groups of one item that is the same test.
+
+    Args:
+        before: outcomes of the first model, True where the counted failure happened.
+        after: outcomes of the second model on the same items, in the same order.
+        groups: one label for each item; equal labels fare alike.
+
+    Raises:
+        UserError: the lists differ in length.
+
+    Example:
+        >>> found = mcnemar([True] * 6 + [False], [False] * 6 + [False])
+        >>> found.fixed, found.broken, found.n, round(found.p_value, 5)
+        (6, 0, 7, 0.03125)
+        >>> mcnemar([True] * 6, [False] * 6, groups=[0, 0, 1, 1, 2, 2]).p_value
+        0.25
+
+    Source: McNemar (1947), Psychometrika 12, 153-157.
+    """
+    pairs = scored_both(before, after)
+    fixed = sum(b and not a for _, b, a in pairs)
+    broken = sum(a and not b for _, b, a in pairs)
+    changes = [float(a) - float(b) for _, b, a in pairs]
+    clusters = Clusters.of(changes, _of_pairs(groups, before, pairs))
+    return McNemar(fixed, broken, len(pairs), swap_test(clusters.totals.astype(int).tolist()))
+
+
+def swap_test(differences: Sequence[int]) -> float:
+    """Exact two-sided p-value of a sum of whole numbers under random signs.
+
+        p = P(|sum_g s_g d_g| >= |sum_g d_g|),  s_g = +1 or -1 with chance 1/2 each
+
+    Under no effect the two models' labels may be swapped within any group, which turns the
+    sign of the group's difference. Differences of 1 and -1 give McNemar's exact test.
+
+    Args:
+        differences: one whole number a group; zeros say nothing and drop out.
+
+    Example:
+        >>> swap_test([-2, -2, -2])
+        0.25
+        >>> swap_test([0, 0])
+        1.0
+    """
+    from scipy.stats import binom
+
+    sizes, counts = np.unique(np.abs([d for d in differences if d]), return_counts=True)
+    chances = np.ones(1)
+    for size, count in zip(sizes.astype(int), counts, strict=True):
+        # the sum over groups of this size is size * (2 X - count), X ~ Binomial(count, 1/2)
+        steps = np.zeros(2 * size * count + 1)
+        steps[:: 2 * size] = binom.pmf(np.arange(count + 1), count, 0.5)
+        chances = np.convolve(chances, steps)
+    reach = len(chances) // 2
+    sums = np.arange(-reach, reach + 1)
+    return min(float(chances[np.abs(sums) >= abs(sum(differences))].sum()), 1.0)
+
+
+def score_test(differences: Sequence[float], *, seed: int, n_resamples: int = 10_000) -> float:
+    """:func:`swap_test` for scores that are no whole numbers: random signs, not all of them.
+
+    Args:
+        differences: one number a group, after minus before.
+        seed: of the drawn signs.
+        n_resamples: how many draws; the observed one counts as one more.
+
+    Returns:
+        A two-sided p-value, at least ``1 / (n_resamples + 1)``.
+    """
+    values = finite("score test", differences)
+    rng = np.random.default_rng(seed)
+    signs = rng.integers(0, 2, size=(n_resamples, len(values)), dtype=np.int8) * 2 - 1
+    as_large = np.abs(signs @ values) >= abs(values.sum()) - 1e-12 * np.abs(values).sum()
+    return float((as_large.sum() + 1) / (n_resamples + 1))
+
+
+def paired_difference(
+    before: Sequence[bool | None],
+    after: Sequence[bool | None],
+    *,
+    seed: int,
+    name: str = "difference",
+    n_resamples: int = 2000,
+    level: float = 0.95,
+    groups: Sequence[Hashable] | None = None,
+) -> Metric:
+    """The rate after minus the rate before, on the same items, with a paired interval.
+
+    The items are resampled, so the correlation between the two models stays; with ``groups``,
+    whole groups. Where fewer than ten groups differ from the rest (few changed, or nearly all
+    alike), resampling sees too little, and the interval is Tango's
+    (:func:`~trueline.stats.margins.tango_interval`), which keeps a width even
+    where nothing changed; its counts are divided by the design effect.
+
+    Args:
+        before: outcomes of the first model, True where the counted event happened.
+        after: outcomes of the second model on the same items, in the same order.
+        seed: the resamples' seed.
+        name: the metric's name.
+        n_resamples: how many resamples.
+        level: coverage of the interval.
+        groups: one label for each item; equal labels fare alike and are drawn together.
+
+    Returns:
+        A metric of unit ``"rate"`` between -1 and 1; negative where the event became rarer.
+
+    Example:
+        >>> print(paired_difference([True] * 100, [False] * 100, seed=0))
+        -100.0% [-100.0%, -92.6%]
+
+    Source: Efron (1987), JASA 82, 171-185; Tango (1998), Statistics in Medicine 17, 891-908.
+    """
+    check_level(level)
+    pairs = scored_both(before, after)
+    if not pairs:
+        return Metric(name, None, n=0, level=level, unit="rate")
+    changes = [float(a) - float(b) for _, b, a in pairs]
+    labels = _of_pairs(groups, before, pairs)
+    clusters, found = Clusters.of(changes, labels), None
+    if not blind(clusters):
+        found = cluster_bootstrap(clusters, seed=seed, n_resamples=n_resamples, level=level)
+    if found is None:
+        effect = design_effect(changes, labels)
+        fixed, broken = changes.count(-1.0) / effect, changes.count(1.0) / effect
+        found = tango_interval(fixed, broken, len(changes) / effect, level)
+    return Metric(name, clusters.mean, found.low, found.high, len(pairs), level, "rate")
+
+
+def _of_pairs(
+    groups: Sequence[Hashable] | None, before: Sequence[Any], pairs: Sequence[tuple[int, Any, Any]]
+) -> list[Hashable] | None:
+    """The groups of the items that both models were scored on."""
+    if groups is None:
+        return None
+    if len(groups) != len(before):
+        raise UserError(f"expected one group an item, got {len(groups)} for {len(before)}")
+    return [groups[place] for place, _, _ in pairs]
