@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: bench demo docs test test-all lint format typecheck clean
+.PHONY: bench demo docs test test-avx2 test-all lint format typecheck clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -15,12 +15,20 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/trueline demo
 
+# a worker for each of two cores, with a thread each
+WORKERS ?= 2
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
 test: $(READY) lint typecheck
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
+
+# the same as on a processor that has no AVX-512: what is equal there must be equal here
+test-avx2: $(READY)
+	ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(PYTEST) -m 'not slow'
 
 test-all: $(READY) lint typecheck
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[parity]'
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: $(READY)
 	$(BIN)/ruff check .
