@@ -16,7 +16,7 @@ from trueline.evaluation.backends.local import TransformersBackend
 from trueline.evaluation.generation import Generation
 from trueline.evaluation.store import Store, complete, digest
 from trueline.files import mend
-from trueline.models import fingerprint
+from trueline.fingerprint import fingerprint
 from trueline.records import Message
 
 

@@ -14,7 +14,7 @@ RANKS = {
     0.5: ("results", "identity"),
     1: ("config", "logprobs", "options", "prompts", "stats"),
     2: ("divergences", "data", "batching"),
-    3: ("objectives", "models", "scoring"),
+    3: ("objectives", "fingerprint", "models", "scoring"),
     4: ("diagnostics",),
     5: ("training", "evaluation", "sandbox"),
     6: ("curation", "diffusion", "report"),

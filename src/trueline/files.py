@@ -76,6 +76,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         part.write_text(text, "utf-8")
 
 
+def cache_folder(kind: str) -> Path:
+    """Where what can be made again is kept: ``$TRUELINE_CACHE`` or ``~/.cache/trueline``."""
+    root = os.environ.get("TRUELINE_CACHE") or Path.home() / ".cache" / "trueline"
+    return Path(root) / kind
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write JSON so that a reader sees the old file or the whole new one, never a part."""
     write_text(path, json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trueline.config import ModelArguments
 from trueline.errors import UserError
-
-SAMPLES = 512
-"""Values of each tensor that a fingerprint reads, evenly spaced, first and last included."""
 
 
 def load_model(args: ModelArguments, *, name: str | None = None) -> Any:
@@ -129,42 +123,3 @@ def _quantization(args: ModelArguments) -> Any:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0]
-
-
-def fingerprint(model: nn.Module, precision: str, *, adapters: bool = False) -> str:
-    """A content hash of a model: configuration, tensor names, shapes, types and evenly spaced
-    values of every tensor.
-
-    Reading samples takes milliseconds where hashing a large model takes minutes; any training step
-    changes every sampled tensor, so distinct checkpoints differ.
-
-    Args:
-        model: a transformers model, or a PEFT model around one.
-        precision: the precision it runs in, part of what its outputs depend on.
-        adapters: whether an adapter's weights belong to it. They do for the model that answers;
-            they do not for the reference, which is the base with the adapter off.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    config: dict[str, Any] = getattr(model, "config", PretrainedConfig()).to_dict()
-    for noise in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"):
-        config.pop(noise, None)
-    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
-    digest.update(precision.encode())
-    for name, tensor in _tensors(model, adapters=adapters):
-        flat = tensor.detach().reshape(-1)
-        at = torch.linspace(0, len(flat) - 1, min(SAMPLES, len(flat)), device=flat.device).long()
-        values = flat[at].to(device="cpu", dtype=torch.float64).numpy()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(values.tobytes())
-    return digest.hexdigest()
-
-
-def _tensors(model: nn.Module, *, adapters: bool) -> Iterable[tuple[str, Tensor]]:
-    for name, tensor in model.state_dict().items():
-        if isinstance(tensor, Tensor) and tensor.numel() and (adapters or not _is_adapter(name)):
-            clean = name.removeprefix("base_model.model.")
-            yield clean.replace(".base_layer.", ".").replace(".original_module.", "."), tensor
-
-
-def _is_adapter(name: str) -> bool:
-    return ".lora_" in name or ".modules_to_save." in name

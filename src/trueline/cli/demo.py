@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -114,11 +113,11 @@ def _teller(begin: float, quiet: bool) -> Callable[[str], None]:
 
 def _sandbox(seed: int, size: Size, say: Callable[[str], None]) -> Sandbox:
     """The sandbox, built once and kept in the cache."""
+    from trueline.files import cache_folder
     from trueline.sandbox import build_sandbox
     from trueline.terminal import progress
 
-    root = Path(os.environ.get("TRUELINE_CACHE") or Path.home() / ".cache" / "trueline")
-    folder = root / "sandbox" / f"{size}-{seed}"
+    folder = cache_folder("sandbox") / f"{size}-{seed}"
     say("building the world and training its base model (kept for the next time)")
     done = 0
     with progress("base model", 0) as advance:

@@ -106,7 +106,7 @@ def difficulty(
     Raises:
         UserError: no pair in the data, or an option out of range.
     """
-    from trueline.models import fingerprint
+    from trueline.fingerprint import fingerprint
 
     keep = keep or Keep()
     if order not in ("data", "easy-first", "hard-first"):

@@ -67,7 +67,7 @@ class PolicyEmbedder:
         batch_size: int = 32,
     ) -> None:
         from trueline.batching import Encoder
-        from trueline.models import fingerprint
+        from trueline.fingerprint import fingerprint
 
         if max_length < 1:
             raise UserError(f"max_length must be at least 1 token, got {max_length}")
@@ -137,7 +137,7 @@ class SentenceEmbedder:
     context = False
 
     def __init__(self, model: str, *, batch_size: int = 64, device: str | None = None) -> None:
-        from trueline.models import fingerprint
+        from trueline.fingerprint import fingerprint
 
         try:
             from sentence_transformers import SentenceTransformer

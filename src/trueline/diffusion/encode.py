@@ -8,7 +8,6 @@ it; what is kept of a latent is its mean and log-variance, so that each step sti
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,8 @@ from trueline.diffusion.families import Conditions, TextToImage
 from trueline.diffusion.images import CorruptImageError, Framed, frame
 from trueline.diffusion.store import TensorStore, Values
 from trueline.errors import UserError
-from trueline.models import fingerprint
+from trueline.files import cache_folder as kept_in
+from trueline.fingerprint import fingerprint
 from trueline.training.coupling import world_size
 
 MIDDLE = (0.5, 0.5)
@@ -260,10 +260,7 @@ def cache_folder(setting: str | None) -> Path | None:
     """Where encodings are kept: as set, or beside Trueline's other caches; None for ``"none"``."""
     if setting == "none":
         return None
-    if setting is not None:
-        return Path(setting)
-    root = os.environ.get("TRUELINE_CACHE") or Path.home() / ".cache" / "trueline"
-    return Path(root) / "encodings"
+    return kept_in("encodings") if setting is None else Path(setting)
 
 
 def _folders(model: TextToImage, framing: Framing) -> tuple[str, str]:

@@ -26,6 +26,7 @@ from trueline.diffusion.world import (
     swapped,
     untrained,
 )
+from trueline.files import cache_folder
 from trueline.results import Finding, save_findings
 from trueline.stats import mean_metric, paired_difference, rate
 
@@ -91,8 +92,7 @@ class WorldMeasurement:
 
 def load_base(*, seed: int = 0, size: Size = "demo", progress: Progress | None = None) -> Path:
     """The folder of the world's base model, trained once and kept."""
-    root = os.environ.get("TRUELINE_CACHE") or Path.home() / ".cache" / "trueline"
-    folder = Path(root) / "diffusion-world" / f"{size}-{seed}"
+    folder = cache_folder("diffusion-world") / f"{size}-{seed}"
     if not (folder / "unet" / "config.json").exists():
         model = untrained(seed=seed)
         pretrain(model, steps=SCALES[size]["pretrain"], seed=seed, progress=progress)

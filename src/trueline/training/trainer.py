@@ -13,7 +13,6 @@ import copy
 import json
 import logging
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,9 +28,10 @@ from trueline.batching import Encoder, TokenTree, view
 from trueline.config import AlignmentConfig
 from trueline.data import load_examples
 from trueline.errors import UserError
-from trueline.files import Lock, append, write_json
+from trueline.files import Lock, append, cache_folder, write_json
+from trueline.fingerprint import shared_fingerprint
 from trueline.identity import Identity
-from trueline.models import disable_dropout, fingerprint
+from trueline.models import disable_dropout
 from trueline.objectives import bind, weight_warning
 from trueline.objectives.base import BoundObjective
 from trueline.records import Example
@@ -358,7 +358,7 @@ class AlignmentTrainer(Trainer):
         return found
 
     def _fingerprint(self, model: Any) -> str:
-        return fingerprint(model, str(self._compute_dtype(model)))
+        return shared_fingerprint(model, str(self._compute_dtype(model)))
 
     def _read_in_training(self) -> list[Sequence[TokenTree]]:
         """All data whose reference log-probs training and its evaluations read."""
@@ -615,7 +615,4 @@ def _is_trees(dataset: Any) -> bool:
 def _cache_folder(setting: str | None) -> Path | None:
     if setting == "none":
         return None
-    if setting is not None:
-        return Path(setting)
-    root = os.environ.get("TRUELINE_CACHE") or Path.home() / ".cache" / "trueline"
-    return Path(root) / "reference"
+    return cache_folder("reference") if setting is None else Path(setting)

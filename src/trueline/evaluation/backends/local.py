@@ -9,7 +9,8 @@ from typing import Any
 from trueline.config import ModelArguments
 from trueline.evaluation.backends.base import Decoding, Request
 from trueline.evaluation.generation import Generation, OnAnswer, generate, model_input
-from trueline.models import fingerprint, load_model, load_tokenizer
+from trueline.fingerprint import fingerprint
+from trueline.models import load_model, load_tokenizer
 from trueline.prompts import Progress
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from trueline.config import ModelArguments
@@ -19,6 +17,7 @@ from trueline.evaluation.generation import (
     generation,
     model_input,
 )
+from trueline.fingerprint import files_fingerprint
 from trueline.models import load_tokenizer
 from trueline.prompts import Progress
 
@@ -102,25 +101,6 @@ class VllmBackend:
             if progress is not None:
                 progress(len(answers), len(inputs))
         return answers
-
-
-def files_fingerprint(name: str, revision: str) -> str:
-    """A hash of a model folder's files (names, sizes, first and last 64 KiB), or of a hub id and
-    its revision."""
-    digest = hashlib.blake2b(digest_size=16)
-    folder = Path(name)
-    if not folder.is_dir():
-        digest.update(f"{name}@{revision}".encode())
-        return digest.hexdigest()
-    wanted = {".safetensors", ".bin", ".json", ".jinja"}
-    for path in sorted(p for p in folder.iterdir() if p.suffix in wanted):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(1 << 16))
-            file.seek(max(0, size - (1 << 16)))
-            digest.update(file.read())
-    return digest.hexdigest()
 
 
 def _generation_settings(name: str, revision: str) -> Any:

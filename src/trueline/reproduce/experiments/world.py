@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from trueline.files import cache_folder
 from trueline.reproduce.language import load_model, load_tokenizer, open_sandbox, safety
 from trueline.reproduce.runs import Run, Values, experiment
 from trueline.sandbox import build_sandbox
@@ -21,8 +21,7 @@ def world_of(run: Run) -> Sequence[Run]:
 def world(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     """Build it, or copy the one that the demo left; measure the base before any alignment."""
     size = run.options["size"]
-    root = Path(os.environ.get("TRUELINE_CACHE") or Path.home() / ".cache" / "trueline")
-    kept = build_sandbox(root / "sandbox" / f"{size}-{run.seed}", seed=run.seed, size=size)
+    kept = build_sandbox(cache_folder("sandbox") / f"{size}-{run.seed}", seed=run.seed, size=size)
     shutil.copytree(kept.directory, folder / "sandbox")
     sandbox = open_sandbox(folder, run)
     return safety(sandbox, load_model(sandbox.model_dir), load_tokenizer(sandbox), run.seed)
