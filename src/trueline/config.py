@@ -7,6 +7,7 @@ Trueline does not need is accepted and reported, never silently ignored.
 from __future__ import annotations
 
 import dataclasses
+import os
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -187,6 +188,8 @@ class AlignmentConfig(TrainingArguments):
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
+            self.use_cpu = True  # or accelerate takes each of several processes for the only one
         if self.bf16 is None:
             self.bf16 = (
                 not self.fp16

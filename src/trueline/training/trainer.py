@@ -40,6 +40,7 @@ from trueline.terminal import progress, say
 from trueline.training import checkpoints
 from trueline.training.callbacks import EntanglementCallback
 from trueline.training.coupling import on_first_rank
+from trueline.training.distributed import check_even, check_processes
 from trueline.training.memory import MemoryEstimate, estimate
 from trueline.training.metrics import MetricAccumulator, step_metrics
 from trueline.training.progress import ProgressBar
@@ -131,6 +132,7 @@ class AlignmentTrainer(Trainer):
             processing_class=processing_class,
             callbacks=[*(callbacks or ()), _EpochCallback(self)],
         )
+        check_processes(self)
         for printer in (PrinterCallback, ProgressCallback):  # they print on stdout
             self.remove_callback(printer)
         self._bar = ProgressBar(self.objective.spec.name, quiet=self._quiet)
@@ -300,6 +302,9 @@ class AlignmentTrainer(Trainer):
     def _train(self, resume: str | bool | None, **kwargs: Any) -> Any:
         resumed = on_first_rank(lambda: self._begin_at(resume))
         self._identify(resumed)
+        evals = self.eval_dataset
+        parts = list(evals.values()) if isinstance(evals, Mapping) else [evals] if evals else []
+        check_even(self, self.train_dataset, parts)
         self.memory = self._estimate_memory()
         if self.memory is not None:
             say(str(self.memory), quiet=self._quiet or not self.is_world_process_zero())
