@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: bench demo docs test test-avx2 test-all lint format typecheck clean
+.PHONY: bench demo docs test test-avx2 test-all wheel lint format typecheck clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -38,6 +38,16 @@ lint: $(READY)
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/zensical build --strict --clean
+
+# the wheel in dist/, installed in a clean environment and run there
+wheel:
+	$(PYTHON) -m venv .cache/wheel
+	.cache/wheel/bin/python -m pip install --quiet --disable-pip-version-check build
+	rm -rf dist && .cache/wheel/bin/python -m build --wheel --outdir dist
+	.cache/wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	.cache/wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --force-reinstall --no-deps dist/*.whl
+	.cache/wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	.cache/wheel/bin/trueline demo --size test --output .cache/wheel/demo
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

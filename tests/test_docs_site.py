@@ -129,3 +129,7 @@ def test_the_site_builds_without_a_broken_link(tmp_path):
     assert done.returncode == 0, plain
     page = (tmp_path / "site" / "index.html").read_text("utf-8")
     assert "fonts.googleapis.com" not in page
+    pages = [path.read_text("utf-8") for path in (tmp_path / "site").rglob("*.html")]
+    assert [
+        m for text in pages for m in re.findall(r":(?:func|class|meth|mod|data):`?\S+", text)
+    ] == []
