@@ -11,8 +11,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "trueline"
 RANKS = {
     -1: ("errors",),
     0: ("records", "registry", "files", "terminal"),
-    0.5: ("results", "identity"),
-    1: ("config", "logprobs", "options", "prompts", "stats"),
+    0.5: ("results", "identity", "options"),
+    0.7: ("ranges",),
+    1: ("config", "logprobs", "prompts", "stats"),
     2: ("divergences", "data", "batching"),
     3: ("objectives", "fingerprint", "models", "scoring"),
     4: ("diagnostics",),
@@ -21,6 +22,7 @@ RANKS = {
     7: ("reproduce",),
     8: ("runs",),
     9: ("cli",),
+    10: ("__main__",),
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -20,6 +20,7 @@ import yaml
 from transformers import TrainingArguments
 
 from trueline.errors import UserError
+from trueline.ranges import check_ranges
 from trueline.registry import nearest
 
 
@@ -86,6 +87,9 @@ class ModelArguments:
     use_rslora: bool = False
     use_dora: bool = False
 
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
 
 @dataclass
 class DataArguments:
@@ -115,6 +119,9 @@ class DataArguments:
     as_chat: bool = False
     skip_bad: bool = False
     max_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass
@@ -155,6 +162,8 @@ class AlignmentConfig(TrainingArguments):
         entanglement_pairs: on so many pairs; 16 unless given.
         overwrite: begin a new run in a folder that holds one; the old folder is renamed, not
             removed. Without it such a folder is refused.
+        allow_one_class: train an unpaired objective on desirable completions alone, or on
+            undesirable ones alone; otherwise such data is refused.
     """
 
     output_dir: str | None = "runs/align"
@@ -186,6 +195,7 @@ class AlignmentConfig(TrainingArguments):
     entanglement_steps: int = 0
     entanglement_pairs: int | None = None
     overwrite: bool = False
+    allow_one_class: bool = False
 
     def __post_init__(self) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
@@ -202,6 +212,7 @@ class AlignmentConfig(TrainingArguments):
             if getattr(self, "activation_checkpointing", None) is None:
                 self.activation_checkpointing = self.gradient_checkpointing
             self.gradient_checkpointing = None
+        check_ranges(self)
         super().__post_init__()
         if self.coupling not in ("exact", "ema"):
             raise ConfigError(f"coupling must be 'exact' or 'ema', got {self.coupling!r}")
@@ -307,7 +318,11 @@ def scalar(value: Any) -> Any:
     try:
         return float(value) if "." in value or "e" in value.lower() else int(value)
     except ValueError:
+        pass
+    try:
         return yaml.safe_load(value) if value else value
+    except yaml.YAMLError:
+        return value  # text such as a lone brace, for whoever takes text
 
 
 def coerce(key: str, value: Any, hint: Any) -> Any:
@@ -359,6 +374,8 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, str]:
                 result[pending] = "true"
             key, separator, value = argument[2:].partition("=")
             pending = key.replace("-", "_")
+            if pending in result:
+                raise ConfigError(f"--{key} is given twice; give it once")
             if separator:
                 result[pending], pending = value, None
         elif pending is not None:

@@ -7,8 +7,12 @@ line on stderr and exit code 2. Verb modules import nothing heavy at the top, so
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from typing import Annotated
+import tempfile
+import traceback
+from typing import Annotated, Any
 
 import typer
 
@@ -27,7 +31,7 @@ from trueline.cli import (
     reproduce,
     train,
 )
-from trueline.errors import UserError
+from trueline.errors import UserError, cause, printable
 
 app = typer.Typer(
     name="trueline",
@@ -70,12 +74,73 @@ def root(
 
 
 def main() -> None:
-    """The console entry point: bad input becomes one clear line and exit code 2."""
+    """The console entry point, and the one boundary of errors.
+
+    Bad input, and whatever files, values and loading can raise, is one line and exit code 2; a
+    signal ends with 128 and its number; anything else is a fault of ours: exit code 70, with the
+    trace in a file to report.
+    """
+    signal.signal(signal.SIGTERM, _end)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, _end)
     try:
         app()
-    except (UserError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt as interrupted:
+        number = getattr(interrupted, "number", signal.SIGINT)
+        _say(str(interrupted) or "interrupted")
+        sys.exit(128 + number)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except MemoryError:
+        _say("error: out of memory; take a smaller batch, model or max_length")
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except (UserError, OSError, UnicodeError, *_readers()) as error:
+        _say(f"error: {error if isinstance(error, UserError) else cause(error)}")
+        sys.exit(2)
+    except Exception as error:
+        _say(f"internal error: {type(error).__name__}: {cause(error)}")
+        _say(f"this is a fault of Trueline's; please report it with {_trace()}")
+        sys.exit(70)
+
+
+class Ended(KeyboardInterrupt):
+    """A signal asked this process to end while nothing was there that saves."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.number = number
+
+
+def _end(number: int, frame: Any) -> None:
+    raise Ended(number)
+
+
+def _readers() -> tuple[type[Exception], ...]:
+    """What reading files raises in libraries that are loaded by now."""
+    kinds = {
+        "yaml": ("YAMLError",),
+        "safetensors": ("SafetensorError",),
+        "json": ("JSONDecodeError",),
+        "zipfile": ("BadZipFile",),
+        "pickle": ("UnpicklingError",),
+        "pyarrow": ("ArrowInvalid",),
+    }
+    return tuple(
+        getattr(sys.modules[module], name)
+        for module, names in kinds.items()
+        if module in sys.modules
+        for name in names
+    )
+
+
+def _say(line: str) -> None:
+    print(printable(line), file=sys.stderr)
+
+
+def _trace() -> str:
+    """The file that the present exception's trace is written to."""
+    handle, path = tempfile.mkstemp(prefix="trueline-error-", suffix=".txt")
+    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f"{' '.join(sys.argv)}\n\n{traceback.format_exc()}")
+    return path

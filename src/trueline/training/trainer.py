@@ -127,7 +127,7 @@ class AlignmentTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            train_dataset=masked(args, self._encode(train_dataset)),
+            train_dataset=masked(args, self._both_classes(args, self._encode(train_dataset))),
             eval_dataset=self._encode_eval(eval_dataset),
             processing_class=processing_class,
             callbacks=[*(callbacks or ()), _EpochCallback(self)],
@@ -188,6 +188,21 @@ class AlignmentTrainer(Trainer):
             raise UserError("the data set yields no example for this objective")
         prefixed = any(tree.reference_prompt is not None for tree in trees)
         self.objective.require({"reference_prompt"} if prefixed else set())
+        return trees
+
+    def _both_classes(
+        self, args: AlignmentConfig, trees: list[TokenTree] | None
+    ) -> list[TokenTree] | None:
+        """The data, unless an unpaired objective would see only one side of its contrast."""
+        if trees is None or self.objective.layout != "unpaired" or args.allow_one_class:
+            return trees
+        labels = {label for tree in trees for label in tree.desirable}
+        if len(labels) < 2:
+            side = "desirable" if True in labels else "undesirable"
+            raise UserError(
+                f"all completions are {side}, and objective {self.objective.spec.name!r} contrasts "
+                "desirable with undesirable ones; add the others, or set allow_one_class: true"
+            )
         return trees
 
     def _encode_eval(self, dataset: Any) -> Any:
