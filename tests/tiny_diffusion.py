@@ -1,4 +1,4 @@
-"""Tiny random text-to-image pipelines of the real classes, and pairs of pictures."""
+"""Tiny random text-to-image pipelines of the real classes, pairs of pictures, and trainers."""
 
 import io
 import json
@@ -26,6 +26,13 @@ from transformers import (
     PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
+)
+
+from trueline.diffusion import (
+    DiffusionConfig,
+    DiffusionTrainer,
+    load_image_examples,
+    text_to_image,
 )
 
 WORDS = "a red green blue bright dark square cross of photo the in and".split()
@@ -237,3 +244,33 @@ def write_folder(folder, n=6):
         lines.append(json.dumps({**row, "rejected": f"{i}-rejected.png"}))
     (folder / "pairs.jsonl").write_text("\n".join(lines))
     return folder
+
+
+def config(folder, **changes):
+    return DiffusionConfig(
+        **{
+            "output_dir": str(folder),
+            "max_steps": 3,
+            "per_device_train_batch_size": 2,
+            "learning_rate": 1e-3,
+            "cache_dir": "none",
+            "logging_steps": 1,
+            "save_steps": 0,
+            "disable_tqdm": True,
+            **changes,
+        }
+    )
+
+
+def trainer(folder, pipeline=None, rows=None, **changes):
+    examples = load_image_examples(pick_rows() if rows is None else rows).examples
+    model = text_to_image(tiny_sd() if pipeline is None else pipeline)
+    return DiffusionTrainer(model, config(folder, **changes), examples)
+
+
+def logged(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(run):
+    return torch.cat([p.detach().flatten() for p in run.trained])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from tiny_diffusion import pick_rows, tiny_sd
+from tiny_diffusion import pick_rows, tiny_sd, weights
 from trueline.diffusion import (
     DiffusionConfig,
     DiffusionTrainer,
@@ -34,9 +34,9 @@ def align(name, folder, processes):
     )
     examples = load_image_examples(pick_rows(6)).examples
     trainer = DiffusionTrainer(text_to_image(tiny_sd()), config, examples)
+    start = weights(trainer)
     row = trainer.train()
-    flat = torch.cat([p.detach().flatten() for p in trainer.trained])
-    return trainer, {"weights": flat, "row": row}
+    return trainer, {"start": start, "weights": weights(trainer), "row": row}
 
 
 def main():

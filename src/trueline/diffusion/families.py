@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from trueline.diffusion.adapters import load_adapter, save_adapter
 from trueline.diffusion.images import Framed
 from trueline.diffusion.schedule import Schedule, schedule_of
 from trueline.errors import UserError
@@ -133,15 +134,13 @@ class TextToImage:
         flags = getattr(done, "nsfw_content_detected", None) or [False] * len(captions)
         return [Generated(i, bool(f)) for i, f in zip(done.images, flags, strict=True)]
 
-    def save(self, folder: str, lora: Mapping[str, Tensor] | None) -> None:
+    def save(self, folder: str, *, adapter: bool) -> None:
         """The whole pipeline, or, where one was trained, only its adapter: both as diffusers loads
         them."""
-        if lora is None:
-            self.pipeline.save_pretrained(folder)
+        if adapter:
+            save_adapter(self.pipeline, self.component, folder)
         else:
-            layers = {f"{self.component}_lora_layers" if self.component == "unet" else
-                      "transformer_lora_layers": dict(lora)}  # fmt: skip
-            type(self.pipeline).save_lora_weights(folder, **layers)
+            self.pipeline.save_pretrained(folder)
 
     @contextmanager
     def _placed(self) -> Iterator[None]:
@@ -298,9 +297,10 @@ def load_text_to_image(
         raise UserError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
     try:
         pipeline = DiffusionPipeline.from_pretrained(name, revision=revision, dtype=kind)
+        model = text_to_image(pipeline)
         if adapter is not None:
-            pipeline.load_lora_weights(adapter)
+            load_adapter(pipeline, model.component, adapter)
     except (OSError, ValueError) as error:
         what = name if adapter is None else f"{name} with adapter {adapter}"
         raise UserError(f"cannot load {what!r}: {str(error).strip().splitlines()[0]}") from error
-    return text_to_image(pipeline)
+    return model

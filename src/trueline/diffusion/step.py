@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from trueline.diffusion.adapters import adapter_off
 from trueline.diffusion.batches import NoisyBatch
 from trueline.diffusion.bind import BoundDiffusion
 from trueline.diffusion.families import TextToImage
@@ -61,11 +62,10 @@ class Reference:
                 return
             training = self.denoiser.training
             self.denoiser.eval()
-            self.denoiser.disable_adapters()
             try:
-                yield self.denoiser
+                with adapter_off(self.denoiser):
+                    yield self.denoiser
             finally:
-                self.denoiser.enable_adapters()
                 self.denoiser.train(training)
 
 

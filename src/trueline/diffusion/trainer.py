@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from trueline.diffusion.adapters import add_adapter
 from trueline.diffusion.batches import Batches, fit_layout
 from trueline.diffusion.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
 from trueline.diffusion.config import DiffusionConfig
@@ -141,31 +142,17 @@ class DiffusionTrainer:
     def _prepare_denoiser(self) -> Reference | None:
         """Freeze or adapt the denoiser, and take the reference from it as it now is."""
         config, denoiser = self.config, self.model.denoiser
-        if getattr(denoiser, "peft_config", None):
-            raise UserError("the model carries an adapter already; merge it, then align")
         denoiser.to(self.accelerator.device)
         reference: Reference | None = None
         if config.use_peft:
-            if not hasattr(denoiser, "add_adapter"):
-                raise UserError(
-                    f"diffusers gives {type(denoiser).__name__} no adapters; train it whole, with "
-                    "use_peft: false"
-                )
-            from peft import LoraConfig
-
-            denoiser.requires_grad_(False)
-            denoiser.add_adapter(
-                LoraConfig(
-                    r=config.lora_r,
-                    lora_alpha=config.lora_alpha,
-                    lora_dropout=config.lora_dropout,
-                    init_lora_weights="gaussian",
-                    target_modules=list(config.lora_target_modules or self.model.lora_targets),
-                )
+            add_adapter(
+                denoiser,
+                rank=config.lora_r,
+                alpha=config.lora_alpha,
+                dropout=config.lora_dropout,
+                targets=config.lora_target_modules or self.model.lora_targets,
+                seed=config.seed,
             )
-            for parameter in denoiser.parameters():
-                if parameter.requires_grad:
-                    parameter.data = parameter.data.float()
         else:
             if denoiser.dtype != torch.float32:
                 denoiser.to(torch.float32)
@@ -311,13 +298,8 @@ class DiffusionTrainer:
         any; as diffusers loads them."""
         if not self.accelerator.is_main_process:
             return
-        lora: dict[str, Tensor] | None = None
         with self.averaged():
-            if self.config.use_peft:
-                from peft import get_peft_model_state_dict
-
-                lora = get_peft_model_state_dict(self.model.denoiser)
-            self.model.save(self.config.output_dir, lora)
+            self.model.save(self.config.output_dir, adapter=self.config.use_peft)
 
     def close(self) -> None:
         """Leave the process group in order: the data-parallel wrapper must go before the group

@@ -9,7 +9,7 @@ how bright, and whether it is what was asked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -199,9 +199,9 @@ class SmallWorldModel(TextToImage):
             noisy = self.scheduler.step(found, time, noisy).prev_sample
         return [Generated(to_image(pixels)) for pixels in noisy]
 
-    def save(self, folder: str, lora: Mapping[str, Tensor] | None) -> None:
+    def save(self, folder: str, *, adapter: bool) -> None:
         """The UNet, as diffusers loads it."""
-        if lora is not None:
+        if adapter:
             raise UserError("the small world's models are trained whole")
         self.unet.save_pretrained(Path(folder) / "unet")
 

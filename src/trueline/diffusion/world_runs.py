@@ -97,7 +97,7 @@ def load_base(*, seed: int = 0, size: Size = "demo", progress: Progress | None =
         model = untrained(seed=seed)
         pretrain(model, steps=SCALES[size]["pretrain"], seed=seed, progress=progress)
         part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-        model.save(str(part), None)
+        model.save(str(part), adapter=False)
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
     return folder
