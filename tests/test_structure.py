@@ -13,7 +13,7 @@ RANKS = {
     0: ("records", "registry", "files", "terminal"),
     0.5: ("results", "identity", "options"),
     0.7: ("ranges",),
-    1: ("config", "logprobs", "prompts", "stats"),
+    1: ("config", "logprobs", "precision", "prompts", "stats"),
     2: ("divergences", "data", "batching"),
     3: ("objectives", "fingerprint", "models", "scoring"),
     4: ("diagnostics",),

@@ -54,7 +54,8 @@ class ModelArguments:
     """The policy, its reference and its adapter.
 
     Args:
-        model_name_or_path: a local folder or a hub id.
+        model_name_or_path: a local folder or a hub id. An adapter's folder is trained further
+            with its own settings.
         model_revision: branch, tag or commit of a hub model.
         reference_model_name_or_path: the reference; None takes the policy as it starts (with an
             adapter: the base under it).
@@ -63,6 +64,8 @@ class ModelArguments:
         trust_remote_code: run model code from the hub; off unless asked for.
         load_in_4bit, load_in_8bit: quantize the base (QLoRA); needs the extra ``bitsandbytes``.
         use_peft: train a LoRA adapter instead of all weights.
+        merge_adapter: also write the adapter merged into its base, as plain weights, in the
+            folder ``merged`` of ``output_dir``.
         lora_r, lora_alpha, lora_dropout, lora_target_modules, lora_modules_to_save, use_rslora,
             use_dora: as in peft; target modules default to all linear layers.
     """
@@ -86,6 +89,7 @@ class ModelArguments:
     lora_task_type: str = "CAUSAL_LM"
     use_rslora: bool = False
     use_dora: bool = False
+    merge_adapter: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(self)

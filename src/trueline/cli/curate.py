@@ -7,18 +7,18 @@ every verb's options stand beside it, and holds nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.text import Text
 
-from trueline.cli.common import Json, console
+from trueline.cli.common import Json
 from trueline.cli.curate_page import present
 from trueline.cli.data import Form, Limit, Name, SkipBad, Source, Split
 from trueline.runs import curate_open as opened
+from trueline.terminal import counting
 
 if TYPE_CHECKING:
     from trueline.curation.job import Progress
@@ -494,23 +494,6 @@ def add_to(app: typer.Typer) -> None:
         app.command(verb)(function)
 
 
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A line on stderr that tells what is being done and how far it is."""
-    shown = _Shown()
-    with console.status(shown):
-        yield shown.update
-
-
-class _Shown:
-    """Drawn anew with every frame of the status line."""
-
-    def __init__(self) -> None:
-        self.text = "opening"
-
-    def update(self, what: str, done: int) -> None:
-        """What is being done, and how many examples are."""
-        self.text = f"{what}: {done:,} examples"
-
-    def __rich__(self) -> Text:
-        return Text(self.text)
+def _progress() -> AbstractContextManager[Progress]:
+    """On stderr, what is being done and how many examples are."""
+    return counting("opening")

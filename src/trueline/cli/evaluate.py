@@ -56,7 +56,9 @@ def evaluate(
     plain: Annotated[
         bool | None, typer.Option("--plain", help="Ask without the chat template.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="First prompts of each benchmark.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Prompts of each benchmark, a share of each category.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of attacks and sampling.")] = None,
     imports: Annotated[
         Many, typer.Option("--import", help="A module with attacks, judges, ... of your own.")

@@ -22,7 +22,7 @@ from trueline.diagnostics.ranking import (
 )
 from trueline.diagnostics.ranking.scores import PairIndex
 from trueline.errors import UserError
-from trueline.models import load_model, load_tokenizer
+from trueline.models import check_vocabulary, load_model, load_tokenizer
 from trueline.objectives import bind
 from trueline.prompts import Progress
 from trueline.records import Example
@@ -144,7 +144,7 @@ def measure_ranking(
 
     def score(name: str, title: str, *, as_reference: bool) -> Scores:
         loaded = loader.model(name)
-        check_vocabulary(loaded, name, tokenizer)
+        check_vocabulary(loaded, tokenizer, name)
         dtypes.add(str(loaded.dtype).removeprefix("torch."))
         with loader.bar(title) as report:
             return score_completions(
@@ -190,7 +190,7 @@ def measure_entanglement(
     other = None
     if reference is not None and bind(objective, options).spec.reference:
         other = loader.model(reference)
-        check_vocabulary(other, reference, tokenizer)
+        check_vocabulary(other, tokenizer, reference)
     policy = loader.model(model)
     if not any(parameter.requires_grad for parameter in policy.parameters()):
         for name, parameter in policy.named_parameters():  # an adapter is loaded frozen
@@ -205,18 +205,4 @@ def measure_entanglement(
             reference=other,
             progress=report,
             **how,
-        )
-
-
-def check_vocabulary(model: Any, name: str, tokenizer: Any) -> None:
-    """Refuse a model that cannot read the tokenizer's ids.
-
-    Raises:
-        UserError: it has fewer embeddings than the tokenizer has tokens.
-    """
-    rows = model.get_input_embeddings().num_embeddings
-    if rows < len(tokenizer):
-        raise UserError(
-            f"{name} has {rows} token embeddings and the tokenizer {len(tokenizer)} tokens: they "
-            "do not belong together; policy and reference must share a tokenizer"
         )

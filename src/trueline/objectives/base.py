@@ -67,6 +67,7 @@ class Objective:
     declared: Mapping[str, Option] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
+    per_token: bool = False
 
     @property
     def summary(self) -> str:
@@ -90,6 +91,7 @@ def objective(
     metrics: Callable[..., Mapping[str, Tensor]] | None = None,
     aliases: Sequence[str] = (),
     requires: Sequence[str] = (),
+    per_token: bool = False,
 ) -> Callable[[Function], Function]:
     """Register a function of log-probs as an objective; its keyword-only arguments are its options.
 
@@ -106,6 +108,8 @@ def objective(
         metrics: extra values to log, a function of the same log-probs.
         aliases: other names, such as TRL's.
         requires: columns of the data without which it would be another objective.
+        per_token: without a reference, whether it reads log-probs per token, which its implicit
+            rewards then are, too (:meth:`BoundObjective.reward`).
 
     Raises:
         TypeError: a parameter that is neither the batch nor a keyword with a default.
@@ -117,7 +121,7 @@ def objective(
         spec = Objective(
             name, function, layout, reference, coupled, statistic, equation, estimates, source,
             metrics, {key: option.default for key, option in declared.items()}, declared,
-            tuple(aliases), tuple(requires),
+            tuple(aliases), tuple(requires), per_token,
         )  # fmt: skip
         OBJECTIVES.add(name, spec, aliases)
         return function
@@ -145,6 +149,14 @@ class BoundObjective:
     def beta(self) -> float:
         """The scale of rewards in metrics; 1 where the objective has no beta."""
         return float(self.options.get("beta", 1.0))
+
+    def reward(self, completions: CompletionLogProbs) -> Tensor:
+        """(B,) implicit rewards, nats: beta times the log-ratio or, without a reference, beta
+        times the log-prob, per token where the objective reads it so (as TRL logs CPO, SimPO and
+        ORPO)."""
+        if completions.reference is not None:
+            return self.beta * completions.log_ratio
+        return self.beta * (completions.mean if self.spec.per_token else completions.policy)
 
     def require(self, columns: Collection[str]) -> None:
         """Check that the data has what the objective's name promises.

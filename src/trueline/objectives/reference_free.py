@@ -19,6 +19,7 @@ from trueline.options import NonNegative, Positive
     "simpo",
     layout="paired",
     reference=False,
+    per_token=True,
     equation="-ln s(beta (a/|w| - b/|l|) - gamma)",
     source="Meng et al. 2024, arXiv 2405.14734, eq. 6",
 )
@@ -49,6 +50,7 @@ def simpo(pairs: PairedLogProbs, *, beta: Positive = 2.0, simpo_gamma: NonNegati
     "orpo",
     layout="paired",
     reference=False,
+    per_token=True,
     equation="-a/|w| - beta ln s(o_w - o_l), o = ln(p / (1 - p)), p = e^(mean log-prob)",
     source="Hong et al. 2024, arXiv 2403.07691, eq. 6 and 7",
 )
@@ -153,6 +155,7 @@ def slic(
     "rrhf",
     layout="paired",
     reference=False,
+    per_token=True,
     equation="max(0, b/|l| - a/|w|) - lambda a",
     source="Yuan et al. 2023, arXiv 2304.05302 (RRHF, two completions)",
 )

@@ -179,14 +179,14 @@ def build_setup(backend: Callable[[], Backend], options: Mapping[str, Any]) -> S
     import trueline.reproduce.truth  # noqa: F401  (registers the sandbox's exact judge)
     from trueline.evaluation.attacks import open_attack
     from trueline.evaluation.backends import Decoding
-    from trueline.evaluation.benchmarks import BENCHMARKS
+    from trueline.evaluation.benchmarks import BENCHMARKS, limited
     from trueline.evaluation.judges import JUDGES
     from trueline.evaluation.setup import Setup
 
     benchmarks = by_label("benchmark", BENCHMARKS, options["benchmark"])
     limit = options["limit"]
     if limit is not None:
-        benchmarks = {label: _first(b, int(limit)) for label, b in benchmarks.items()}
+        benchmarks = {label: limited(b, int(limit)) for label, b in benchmarks.items()}
     attacks = [open_attack(value) for value in options["attack"]]
     judges = by_label("judge", JUDGES, options["judge"]) if benchmarks else {}
     return Setup(
@@ -212,17 +212,6 @@ def by_label(kind: str, registry: Any, values: Sequence[Any]) -> dict[str, Any]:
             raise UserError(f"two {kind}s are called {spec.label!r}; give one a label=...")
         made[spec.label] = registry[spec.name].of(spec)
     return made
-
-
-def _first(benchmark: Benchmark, limit: int) -> Benchmark:
-    from trueline.errors import UserError
-
-    if limit < 1:
-        raise UserError(f"limit must be at least 1, got {limit}")
-    if limit >= len(benchmark.items):
-        return benchmark
-    note = f"only the first {limit} of {len(benchmark.items)} prompts (--limit)"
-    return replace(benchmark, items=benchmark.items[:limit], notes=(*benchmark.notes, note))
 
 
 def _measurements(options: Mapping[str, Any]) -> list[Measurement]:

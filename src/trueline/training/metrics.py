@@ -12,6 +12,10 @@ from trueline.logprobs import CompletionLogProbs, PairedLogProbs, UnpairedLogPro
 from trueline.objectives.base import BoundObjective, LogProbs
 from trueline.training.coupling import world_size
 
+ROUNDING = 1e-6
+"""Of the log-probs that a margin is made of: float32's rounding, a few times over. That of bf16 is
+larger and cannot be told from a difference."""
+
 Sums = dict[str, tuple[Tensor, int]]
 """Metric name to (sum, count): means of parts add up to the mean of the whole."""
 
@@ -35,25 +39,42 @@ def step_metrics(
     else:
         chosen, rejected = batch.chosen, batch.rejected
     sums: Sums = {"logps/chosen": _sum(chosen.policy), "logps/rejected": _sum(rejected.policy)}
-    if chosen.reference is not None:
-        reward = {"chosen": chosen, "rejected": rejected}
-        for name, side in reward.items():
-            sums[f"rewards/{name}"] = _sum(objective.beta * side.log_ratio)
+    for name, side in {"chosen": chosen, "rejected": rejected}.items():
+        sums[f"rewards/{name}"] = _sum(objective.reward(side))
     pairs = batch if isinstance(batch, PairedLogProbs) else pairs
     return sums if pairs is None else sums | _pair_metrics(pairs, objective)
 
 
 def _pair_metrics(pairs: PairedLogProbs, objective: BoundObjective) -> Sums:
-    """Accuracies: by reward (with the reference) and by ranking (without it)."""
+    """Accuracies: by reward, where a tie counts one half, and by ranking (without the reference,
+    where the paper counts a tie as right)."""
     sums: Sums = {
         "gap/ranking_accuracy": _sum(pairs.chosen.policy >= pairs.rejected.policy),
         "gap/ranking_accuracy_per_token": _sum(pairs.chosen.mean >= pairs.rejected.mean),
     }
-    if pairs.chosen.reference is not None:
-        margin = objective.beta * pairs.margin
-        sums["rewards/margins"] = _sum(margin)
-        sums["rewards/accuracies"] = _sum(margin > 0)
+    margin = objective.reward(pairs.chosen) - objective.reward(pairs.rejected)
+    sums["rewards/margins"] = _sum(margin)
+    sums["rewards/accuracies"] = _sum(_wins(margin, objective.beta * _rounding(pairs)))
     return sums
+
+
+def _wins(margin: Tensor, rounding: Tensor) -> Tensor:
+    """(B,) 1 where the chosen answer has the higher reward, 0 where the lower, 1/2 at a tie.
+
+    A margin within ``rounding`` is a tie: before the first update every margin is noise.
+    """
+    return torch.where(margin.abs() <= rounding, 0.5, (margin > 0).to(margin.dtype))
+
+
+def _rounding(pairs: PairedLogProbs) -> Tensor:
+    """(B,) nats within which float32 sums of a pair's log-probs cannot be told apart."""
+    terms = [
+        sums.detach().abs()
+        for side in (pairs.chosen, pairs.rejected)
+        for sums in (side.policy, side.reference)
+        if sums is not None
+    ]
+    return ROUNDING * torch.stack(terms).sum(dim=0)
 
 
 def _sum(values: Tensor) -> tuple[Tensor, int]:

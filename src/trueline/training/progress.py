@@ -26,8 +26,9 @@ class ProgressBar(TrainerCallback):
         self._bar = counted_bar(self.quiet)
         self._bar.start()
         self._task = self._bar.add_task(
-            self.title, total=state.max_steps, completed=state.global_step, status=""
-        )
+            self.title, total=state.max_steps, completed=state.global_step, status="",
+            begun=state.global_step,
+        )  # fmt: skip
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._bar is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import json
 import logging
 import math
@@ -31,7 +32,15 @@ from trueline.errors import UserError
 from trueline.files import Lock, append, cache_folder, write_json
 from trueline.fingerprint import shared_fingerprint
 from trueline.identity import Identity
-from trueline.models import disable_dropout
+from trueline.models import (
+    REFERENCE,
+    check_vocabulary,
+    disable_dropout,
+    freeze_copy,
+    frozen_copy,
+    trained_adapter,
+    without_copy,
+)
 from trueline.objectives import bind, weight_warning
 from trueline.objectives.base import BoundObjective
 from trueline.records import Example
@@ -111,6 +120,7 @@ class AlignmentTrainer(Trainer):
         self.encoder = Encoder(
             processing_class, max_length=args.max_length, max_prompt_length=args.max_prompt_length
         )
+        check_vocabulary(model, processing_class)
         if args.disable_dropout:
             disable_dropout(model)
         self._live_reference = self._needs_live_reference(model, ref_model, args, peft_config)
@@ -120,6 +130,9 @@ class AlignmentTrainer(Trainer):
             from peft import get_peft_model
 
             model = get_peft_model(model, peft_config)
+        self._continued = trained_adapter(model)
+        if self._continued and self.objective.spec.reference and ref_model is None:
+            freeze_copy(model)
         self._quiet = bool(args.disable_tqdm)
         self.accumulator = MetricAccumulator()
         self._last_ids: list[str] = []
@@ -262,10 +275,9 @@ class AlignmentTrainer(Trainer):
         return not args.precompute_ref_log_probs
 
     def _make_reference(self, ref_model: Any | None) -> Reference:
-        model = self.scorer.core if ref_model is None else ref_model
         folder = _cache_folder(self.args.reference_cache)
         cache = ReferenceCache(
-            None if folder is None else folder / self._fingerprint(model),
+            None if folder is None else folder / self._reference_id(ref_model),
             tokens=self.masks is not None,
         )
         if ref_model is not None:
@@ -273,9 +285,31 @@ class AlignmentTrainer(Trainer):
             scorer = Scorer(ref_model, shortcuts=self.scorer.shortcuts)
             return Reference(scorer, cache, autocast=self.accelerator.autocast)
         switch: Callable[[], Any] = contextlib.nullcontext
-        if hasattr(self.model, "peft_config"):
+        if self._continued:
+            switch = functools.partial(frozen_copy, self.model)
+        elif hasattr(self.model, "peft_config"):
             switch = self.model.disable_adapter
         return Reference(self.scorer, cache, switch=switch, autocast=self.accelerator.autocast)
+
+    def _reference_id(self, ref_model: Any | None) -> str:
+        if ref_model is not None:
+            return self._fingerprint(ref_model, adapters=True)
+        if self._continued:
+            return self._fingerprint(self.model, adapters=REFERENCE)
+        return self._fingerprint(self.scorer.core)
+
+    @property
+    def reference_words(self) -> str | None:
+        """What the reference is, for the manifest; None where the objective reads none."""
+        if self.reference is None:
+            return None
+        if self.reference.scorer is not self.scorer:
+            return "a model of its own"
+        if self._continued:
+            return "the policy as it starts: a frozen copy of its adapter"
+        if hasattr(self.model, "peft_config"):
+            return "the base, its adapter off"
+        return "the policy as it starts"
 
     def _compute_dtype(self, model: Any) -> torch.dtype:
         if self.args.bf16:
@@ -372,13 +406,14 @@ class AlignmentTrainer(Trainer):
 
     def _fingerprints(self) -> dict[str, str]:
         """Content hashes of the models a run begins with; an adapter is a fact of its own."""
-        found = {"policy": self._fingerprint(self.scorer.core)}
+        begun = self._continued or False
+        found = {"policy": self._fingerprint(self.model if begun else self.scorer.core, begun)}
         if self.reference is not None and self.reference.scorer is not self.scorer:
-            found["reference"] = self._fingerprint(self.reference.scorer.core)
+            found["reference"] = self._fingerprint(self.reference.scorer.model, adapters=True)
         return found
 
-    def _fingerprint(self, model: Any) -> str:
-        return shared_fingerprint(model, str(self._compute_dtype(model)))
+    def _fingerprint(self, model: Any, adapters: bool | str = False) -> str:
+        return shared_fingerprint(model, str(self._compute_dtype(model)), adapters=adapters)
 
     def _read_in_training(self) -> list[Sequence[TokenTree]]:
         """All data whose reference log-probs training and its evaluations read."""
@@ -502,6 +537,10 @@ class AlignmentTrainer(Trainer):
         if not (Path(self.args.output_dir) / "README.md").exists():
             super().create_model_card(*args, **kwargs)
 
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        with without_copy(self.model):
+            super()._save(*args, **kwargs)
+
     # --- checkpoints ------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -604,7 +643,13 @@ class AlignmentTrainer(Trainer):
 
     def _score(self, micro_batches: Iterable[list[TokenTree]], *, idle: bool) -> Rows:
         model = self.model_wrapped
-        return Rows.cat([self.engine.forward(trees, model, idle=idle) for trees in micro_batches])
+        parts = []
+        batches = list(micro_batches)
+        with progress("evaluating", sum(map(len, batches)), quiet=self._quiet) as advance:
+            for trees in batches:
+                parts.append(self.engine.forward(trees, model, idle=idle))
+                advance(len(trees))
+        return Rows.cat(parts)
 
 
 _METRIC_NAMES = {"baseline": "kl", "shift": "rewards/shift", "log_normalizer": "log_normalizer"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trueline.diagnostics.measuring import Loader, check_vocabulary
+from trueline.diagnostics.measuring import Loader
 from trueline.diagnostics.separation.data import LabeledPrompts
 from trueline.diagnostics.separation.finding import (
     separation_change_of,
@@ -15,6 +15,7 @@ from trueline.diagnostics.separation.finding import (
 from trueline.diagnostics.separation.fit import check_preset
 from trueline.diagnostics.separation.hidden import hidden_states
 from trueline.errors import UserError
+from trueline.models import check_vocabulary
 from trueline.results import Finding
 from trueline.terminal import console
 
@@ -47,7 +48,7 @@ def measure_separation(
 
     def states(name: str, title: str) -> Any:
         loaded = loader.model(name)
-        check_vocabulary(loaded, name, tokenizer)
+        check_vocabulary(loaded, tokenizer, name)
         with loader.bar(title) as report:
             return hidden_states(
                 loaded,
@@ -89,7 +90,7 @@ def _profiles(
         if name is None:
             continue
         loaded = loader.model(name)
-        check_vocabulary(loaded, name, tokenizer)
+        check_vocabulary(loaded, tokenizer, name)
         with loader.bar(title) as report:
             findings.append(
                 separation_profile(

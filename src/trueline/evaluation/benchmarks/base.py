@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from trueline.data.readers import DataError
 from trueline.data.sources import open_source
+from trueline.errors import UserError
 from trueline.evaluation.plugins import Plugin, register
 from trueline.evaluation.store import digest
 from trueline.records import RecordError
@@ -150,3 +151,41 @@ def finish(source: str, items: Sequence[Item], notes: Sequence[str] = ()) -> Ben
         groups = near_duplicates([item.text for item in items])
         items = [replace(i, group=group) for i, group in zip(items, groups, strict=True)]
     return Benchmark(tuple(items), tuple(notes))
+
+
+def limited(benchmark: Benchmark, limit: int) -> Benchmark:
+    """So many of a benchmark's items: of each category its share, the first ones, in their order.
+
+    Shares are rounded by the largest remainder; where they tie, harmful and safe categories take
+    turns. Without categories these are the first items.
+
+    Raises:
+        UserError: a limit below 1.
+
+    Example:
+        >>> items = [Item(str(i), "p", False, "ab"[i >= 6]) for i in range(12)]
+        >>> [item.id for item in limited(Benchmark(items), 4).items]
+        ['0', '1', '6', '7']
+    """
+    if limit < 1:
+        raise UserError(f"limit must be at least 1, got {limit}")
+    whole = len(benchmark.items)
+    if limit >= whole:
+        return benchmark
+    strata: dict[tuple[str, bool], list[int]] = {}
+    for index, item in enumerate(benchmark.items):
+        strata.setdefault((item.category, item.harmful), []).append(index)
+    takes = {key: limit * len(places) // whole for key, places in strata.items()}
+    turn = {key: sum(key[1] == other[1] for other in list(strata)[:at])
+            for at, key in enumerate(strata)}  # fmt: skip
+    rest = sorted(strata, key=lambda key: (-(limit * len(strata[key]) % whole), turn[key]))
+    for key in rest[: limit - sum(takes.values())]:
+        takes[key] += 1
+    taken = sorted(i for key, places in strata.items() for i in places[: takes[key]])
+    categories = {item.category for item in benchmark.items} - {""}
+    seen = {benchmark.items[i].category for i in taken} - {""}
+    how = f", a share of each category ({len(seen)} of {len(categories)})" if categories else ""
+    first = "" if categories or len(strata) > 1 else "the first "
+    note = f"only {first}{limit} of {whole} prompts{how} (--limit)"
+    items = [benchmark.items[i] for i in taken]
+    return replace(benchmark, items=items, notes=(*benchmark.notes, note))
