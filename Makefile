@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: bench demo docs test test-avx2 test-all wheel lint format typecheck clean
+.PHONY: bench demo docs real test test-avx2 test-all wheel lint format typecheck clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -14,6 +14,15 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/trueline demo
+
+# the story on SmolLM2-135M-Instruct: within 45 minutes on two cores, with QUICK=1 within 10. DATA is a
+# folder with the files that examples/real/README.md names; without one, data are made. Cut off, the
+# same command goes on.
+DATA ?= $(wildcard ../shared/data)
+real: $(READY)
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gguf
+	$(KEEP_MEMORY) $(BIN)/python examples/real/story.py $(if $(QUICK),--quick) \
+		$(if $(DATA),--data $(DATA)) $(if $(MODEL),--model $(MODEL)) $(if $(OUT),--out $(OUT))
 
 # a worker for each of two cores, with a thread each
 WORKERS ?= 2
@@ -79,6 +88,9 @@ bench: .venv-bench/.ready
 	$(BENCH) throughput --case 64+448 --steps 1 --no-memory
 	$(BENCH) shortcuts --steps 1
 	$(BENCH) slopes --steps 1 --rounds 2
+	for how in "" "--lora"; do for precision in "" "--bf16"; do \
+		$(BENCH) throughput --case hh --model "$$(.venv-bench/bin/python examples/real/get_model.py)" \
+			$$how $$precision || exit; done; done
 	$(BENCH) reference
 	$(BENCH) startup
 	$(BENCH) plot

@@ -2,6 +2,7 @@
 
     make bench                                             # all of it, into benchmarks/results
     python benchmarks/bench.py throughput --case hh        # one table
+    python benchmarks/bench.py throughput --model FOLDER   # a checkpoint, at its own size; --lora
     python benchmarks/bench.py --help
 
 Contenders train Llamas of the same weights on the same pairs, one after another, in an order that
@@ -31,7 +32,9 @@ import torch
 import transformers
 from contenders import CONTENDERS, Clock, common
 from workload import (
+    HH,
     Rows,
+    load_model,
     make_model,
     make_rows,
     needed_flops,
@@ -40,7 +43,20 @@ from workload import (
 )
 
 RESULTS = Path(__file__).with_name("results")
+REAL = ["trueline dpo", "TRL dpo, defaults", "TRL dpo, tuned", "TRL dpo, tuned, sorted"]
+"""Who is measured on a checkpoint."""
 Options = argparse.Namespace
+
+
+def model_of(options: Options) -> Any:
+    """The checkpoint of --model, else a Llama of --size."""
+    if options.model is not None:
+        return load_model(options.model, options.device)
+    return make_model(options.size, options.vocabulary, options.device)
+
+
+def rows_of(options: Options, count: int, seed: int) -> Rows:
+    return make_rows(options.case, count, options.vocabulary, seed, options.data)
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
@@ -76,10 +92,10 @@ def alternate(runs: dict[str, Callable[[Rows], float]], options: Options) -> dic
     names = list(runs)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     tokens, rates, flops = [], [], []
-    model = make_model(options.size, options.vocabulary)
+    model = model_of(options)
     for round_ in range(options.rounds + 1):
         steps = options.steps if round_ else 1  # the first round warms up
-        rows = make_rows(options.case, steps * options.batch, options.vocabulary, round_)
+        rows = rows_of(options, steps * options.batch, round_)
         shift = round_ % len(names)
         for name in names[shift:] + names[:shift]:
             taken = runs[name](rows)
@@ -88,7 +104,7 @@ def alternate(runs: dict[str, Callable[[Rows], float]], options: Options) -> dic
                 seconds[name].append(taken)
         if round_:
             tokens.append(needed_tokens(rows))
-            flops.append(needed_flops(rows, model))
+            flops.append(needed_flops(rows, model, lora=options.lora))
             rates.append(matrix_rate(options))
     pairs = options.steps * options.batch
     return {"seconds": seconds, "pairs": pairs, "tokens": tokens, "flops": flops, "rates": rates}
@@ -97,10 +113,10 @@ def alternate(runs: dict[str, Callable[[Rows], float]], options: Options) -> dic
 def throughput(options: Options) -> str:
     """Pairs and real tokens a second, memory, and how near the arithmetic's limit."""
     tokenizer = tokenizer_of(options.vocabulary)
-    names = options.only or list(CONTENDERS)
+    names = options.only or (REAL if options.model is not None else list(CONTENDERS))
     runs = {}
     for name in names:
-        model = make_model(options.size, options.vocabulary, options.device)
+        model = model_of(options)
         runs[name] = CONTENDERS[name](model, tokenizer, options, name)
     result = alternate(runs, options)
     if options.inner:
@@ -112,8 +128,9 @@ def throughput(options: Options) -> str:
     memory = {}
     if not options.no_memory:
         memory = {name: apart(options, [name], rounds=0)["peak_gib"] for name in names}
-    label = f"throughput-{options.case}-{options.vocabulary}-{options.batch}-{options.size}"
-    label += "-bf16" if options.bf16 else ""
+    which = options.size if options.model is None else options.model.name
+    label = f"throughput-{options.case}-{options.vocabulary}-{options.batch}-{which}"
+    label += ("-lora" if options.lora else "") + ("-bf16" if options.bf16 else "")
     save(label, {**vars(options), **result, "memory": memory}, options)
     ours = result["seconds"][names[0]]
     rows = []
@@ -139,9 +156,10 @@ def apart(options: Options, names: Sequence[str], *, rounds: int) -> dict[str, A
     command = [sys.executable, __file__, "throughput", "--rounds", str(rounds), "--inner"]
     for name in names:
         command += ["--only", name]
-    for key in ("case", "batch", "vocabulary", "size", "device", "steps"):
-        command += [f"--{key}", str(getattr(options, key))]
-    command += ["--bf16"] if options.bf16 else []
+    for key in ("case", "batch", "vocabulary", "size", "device", "steps", "data", "model"):
+        if getattr(options, key) is not None:
+            command += [f"--{key}", str(getattr(options, key))]
+    command += [f"--{key}" for key in ("bf16", "lora") if getattr(options, key)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -164,7 +182,7 @@ def shortcuts(options: Options) -> str:
     for name in order:
         on[name] = True
         ladder[f"+ {name}"] = Shortcuts(**on)
-    model = make_model(options.size, options.vocabulary, options.device)
+    model = model_of(options)
     clock = Clock(options.device)
     trees_of = encoder(options)
 
@@ -251,7 +269,7 @@ def reference(options: Options) -> str:
     from trueline.training.reference import Reference, ReferenceCache
 
     tokenizer, clock = tokenizer_of(options.vocabulary), Clock(options.device)
-    model = make_model(options.size, options.vocabulary, options.device)
+    model = model_of(options)
     trees_of = encoder(options)
 
     class Timed(DPOTrainer):
@@ -286,9 +304,7 @@ def reference(options: Options) -> str:
         runs = {"TRL": trl, "trueline, cold": ours, "trueline, cached": ours}
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         for round_ in range(options.rounds + 1):
-            rows = make_rows(
-                options.case, options.steps * options.batch, options.vocabulary, round_
-            )
+            rows = rows_of(options, options.steps * options.batch, round_)
             for name, run in runs.items():  # the second run over the same rows finds them cached
                 taken = run(rows)
                 if round_:
@@ -385,7 +401,10 @@ def plot(options: Options) -> str:
         axis.invert_yaxis()
         precision = "bf16" if result["bf16"] else "fp32"
         lengths = "HH lengths" if result["case"] == "hh" else f"{result['case']} tokens"
-        axis.set_title(f"{lengths}, {result['vocabulary'] // 1000}k, {precision}", fontsize=9)
+        what = f"{result['vocabulary'] // 1000}k"
+        if result.get("model"):
+            what = Path(result["model"]).name + (", LoRA" if result["lora"] else "")
+        axis.set_title(f"{lengths}, {what}, {precision}", fontsize=9)
         axis.set_xlabel("pairs a second", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
@@ -406,12 +425,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--vocabulary", type=int, default=32000)
     parser.add_argument("--size", choices=("60m", "1b"), default="60m")
+    parser.add_argument("--model", type=Path, help="a checkpoint's folder, instead of --size")
+    parser.add_argument("--lora", action="store_true", help="train an adapter of rank 16")
+    parser.add_argument("--data", type=Path, default=HH, help="HH-RLHF's file, for hh's lengths")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--only", action="append", help="this contender; may be repeated")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.model is not None:
+        options.vocabulary = transformers.AutoConfig.from_pretrained(options.model).vocab_size
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()

@@ -64,6 +64,15 @@ def common(options: Any, folder: str) -> dict[str, Any]:
     }
 
 
+def adapter(options: Any) -> Any:
+    """The adapter that all contenders train where one is asked for."""
+    if not options.lora:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
 def trueline(model: Any, tokenizer: Any, options: Any, name: str) -> Run:
     from trueline import AlignmentConfig, AlignmentTrainer
 
@@ -77,7 +86,11 @@ def trueline(model: Any, tokenizer: Any, options: Any, name: str) -> Run:
                 reference_cache="none",
             )
             trainer = AlignmentTrainer(
-                copy.deepcopy(model), args=args, train_dataset=rows, processing_class=tokenizer
+                copy.deepcopy(model),
+                args=args,
+                train_dataset=rows,
+                processing_class=tokenizer,
+                peft_config=adapter(options),
             )
             if not trainer.scorer.fast:
                 raise SystemExit("the scorer took the plain path; its log says why")
@@ -95,7 +108,8 @@ def trl_dpo(model: Any, tokenizer: Any, options: Any, name: str) -> Run:
 
     def run(rows: Rows) -> float:
         given: dict[str, Any] = {}
-        reference = copy.deepcopy(model)  # by default it runs in every step
+        # by default it runs in every step; under an adapter it is the base
+        reference = None if options.lora else copy.deepcopy(model)
         if "defaults" not in name:
             reference = None
             given = {"gradient_checkpointing": False, "precompute_ref_log_probs": True}
@@ -138,6 +152,7 @@ def _timed(
     kind: Any, model: Any, args: Any, data: Any, tokenizer: Any, options: Any, **given: Any
 ) -> float:
     model = copy.deepcopy(model)
+    given["peft_config"] = adapter(options)
     trainer = kind(model, args=args, train_dataset=data, processing_class=tokenizer, **given)
     trainer.remove_callback(transformers.PrinterCallback)
     clock = StepClock(Clock(options.device))
@@ -148,6 +163,8 @@ def _timed(
 
 def naive(model: Any, tokenizer: Any, options: Any, name: str) -> Run:
     """The loop of a tutorial: pad, run both models over everything, all logits, one DPO loss."""
+    if options.lora:
+        raise SystemExit("the plain loop trains no adapter; name others with --only")
     reference = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
     clock = Clock(options.device)

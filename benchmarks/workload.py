@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 HH = Path("../shared/data/hh-rlhf-harmless-base-test.jsonl.gz")
 Rows = list[dict[str, str]]
@@ -44,7 +50,7 @@ def tokenizer_of(vocabulary: int) -> PreTrainedTokenizerFast:
     )
 
 
-def lengths(case: str, seed: int) -> Iterator[tuple[int, int, int]]:
+def lengths(case: str, seed: int, source: Path = HH) -> Iterator[tuple[int, int, int]]:
     """(prompt, chosen, rejected) token counts, at most 512 together."""
     if case != "hh":
         prompt, completion = map(int, case.split("+"))
@@ -52,7 +58,7 @@ def lengths(case: str, seed: int) -> Iterator[tuple[int, int, int]]:
             yield prompt, completion, completion
     from trueline import load_examples
 
-    rows = list(load_examples(HH, skip_bad=True))
+    rows = list(load_examples(source, skip_bad=True))
     rng = np.random.default_rng(seed)
     for index in rng.permutation(len(rows)):
         example = rows[index]
@@ -63,14 +69,15 @@ def lengths(case: str, seed: int) -> Iterator[tuple[int, int, int]]:
         yield int(min(max(prompt, 4), 508 - max(chosen, rejected))), chosen, rejected
 
 
-def make_rows(case: str, count: int, vocabulary: int, seed: int) -> Rows:
+def make_rows(case: str, count: int, vocabulary: int, seed: int, source: Path = HH) -> Rows:
     rng = np.random.default_rng(seed)
 
     def words(n: int) -> str:
         return " ".join(f"w{i}" for i in rng.integers(3, vocabulary, n)) + " "
 
     rows = []
-    for _, (prompt, chosen, rejected) in zip(range(count), lengths(case, seed), strict=False):
+    sizes = lengths(case, seed, source)
+    for _, (prompt, chosen, rejected) in zip(range(count), sizes, strict=False):
         sides = {"chosen": words(chosen - 1), "rejected": words(rejected - 1)}
         rows.append({"prompt": words(prompt - 1), **sides})
     return rows
@@ -90,6 +97,12 @@ def make_model(size: str, vocabulary: int, device: str = "cpu") -> LlamaForCausa
     return LlamaForCausalLM(config).to(device)
 
 
+def load_model(folder: Path, device: str = "cpu") -> PreTrainedModel:
+    """A checkpoint's own shape and weights, in float32; it reads words of its vocabulary's size."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.to(device)
+
+
 def counts(row: dict[str, str]) -> tuple[int, int, int]:
     """Tokens of prompt (BOS included), chosen and rejected (EOS included)."""
     prompt, chosen, rejected = (len(row[k].split()) + 1 for k in ("prompt", "chosen", "rejected"))
@@ -101,15 +114,21 @@ def needed_tokens(rows: Rows) -> int:
     return sum(sum(counts(row)) for row in rows)
 
 
-def needed_flops(rows: Rows, model: LlamaForCausalLM) -> float:
+def needed_flops(rows: Rows, model: PreTrainedModel, *, lora: bool = False) -> float:
     """6 FLOP a weight and token: body on prompt once and both answers but for their last tokens,
     head on scored tokens. Attention's products are left out, so that the utilization is on the
-    low side."""
-    embedding = model.get_input_embeddings().weight.numel()
+    low side. Where an adapter alone is trained, 4: its base gets no gradient."""
     head = model.get_output_embeddings().weight.numel()
-    body = sum(p.numel() for p in model.parameters()) - embedding - head
+    ends = {id(w): w.numel() for w in _end_weights(model)}  # one matrix where they are tied
+    body = sum(p.numel() for p in model.parameters()) - sum(ends.values())
+    each = 4 if lora else 6
     total = 0.0
     for row in rows:
         prompt, chosen, rejected = counts(row)
-        total += 6 * body * (prompt + chosen + rejected - 2) + 6 * head * (chosen + rejected)
+        read, scored = prompt + chosen + rejected - 2, chosen + rejected
+        total += each * (body * read + head * scored)
     return total
+
+
+def _end_weights(model: PreTrainedModel) -> list[torch.Tensor]:
+    return [model.get_input_embeddings().weight, model.get_output_embeddings().weight]

@@ -40,7 +40,7 @@ def present(made: Curated | None, *, as_json: bool, html: bool) -> None:
         return
     _show(made)
     if html:
-        console.print(Text(f"report  {page}"))
+        console.print(Text(f"report  {page}"), soft_wrap=True)
 
 
 def _show(made: Curated) -> None:
@@ -65,7 +65,7 @@ def _show(made: Curated) -> None:
     if finding.advice:
         console.print(Text(f"• {finding.advice}", "yellow"))
     for path in (*made.outputs, made.manifest_path):
-        console.print(Text(f"wrote  {path}"))
+        console.print(Text(f"wrote  {path}"), soft_wrap=True)  # a path stays one word
 
 
 def _counts(title: str, counts: dict[str, Any]) -> None:

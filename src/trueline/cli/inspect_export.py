@@ -24,4 +24,4 @@ def inspect_export(
     if json:
         print_json({"output": str(path), "rows": len(judged.judgements)})
     else:
-        console.print(f"wrote {path}", markup=False, highlight=False)
+        console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)

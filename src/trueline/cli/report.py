@@ -35,4 +35,4 @@ def report(
     if json:
         print_json({"report": str(path), "runs": [str(run) for run in runs], "missing": missing})
     else:
-        console.print(f"wrote {path}", markup=False, highlight=False)
+        console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
