@@ -330,7 +330,7 @@ def test_benchmark_by_attack_by_judge_with_one_command(tmp_path, world):
     kl = said["findings"][3]["metrics"][0]
     assert kl["value"] == pytest.approx(0.0, abs=1e-4)  # the model is its own reference
     log = read_log(out)
-    assert len(log.judgements) == 12 * 2 + 12 * 2 + 4 * 2  # and good answers, by the exact judge
+    assert len(log.judgements) == 12 * 2 + 12 * 2 + 6 * 2  # and good answers, by the exact judge
     assert log.settings["system"] is None
     assert len(log.settings["template_hash"]) == 16
     run = load_run(out)

@@ -11,7 +11,7 @@ from rich.console import Console
 from test_cli_align import arguments_for
 from test_training import trainer
 from tiny import pair_rows, tiny_llama, tiny_tokenizer
-from trueline import terminal
+from trueline import AlignmentConfig, terminal
 from trueline.batching import Encoder
 from trueline.cli import main
 from trueline.errors import UserError
@@ -215,6 +215,15 @@ def test_r14_a_limit_takes_a_share_of_each_category():
         limited(Benchmark(items), 0)
 
 
+def test_r12_what_counts_by_itself_is_looked_at(monkeypatch):
+    out = Console(file=io.StringIO(), width=200)
+    monkeypatch.setattr(terminal, "FIRST_LINE", 0.5)
+    monkeypatch.setattr(terminal, "Console", lambda **_: out)
+    with terminal.polled("reading rows", lambda: 7):
+        time.sleep(0.9)
+    assert out.file.getvalue().startswith("reading rows: 7 done, ")
+
+
 @pytest.mark.parametrize(("float32", "bf16", "said"), [(1.0, 10.0, True), (1.0, 0.4, False)])
 def test_r16_slow_bf16_is_said_by_how_much(monkeypatch, float32, bf16, said):
     from trueline import precision
@@ -231,6 +240,13 @@ def test_r16_slow_bf16_is_said_by_how_much(monkeypatch, float32, bf16, said):
         precision.bf16_speed.cache_clear()
     assert (line is not None) == said
     assert not said or "10.0 times slower than float32" in line
+
+
+def test_r16_bf16_on_a_cpu_needs_no_other_option(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert AlignmentConfig(bf16=True).device.type == "cpu"
+    assert not AlignmentConfig().bf16, "not on a CPU unless asked for"
 
 
 def test_a_tokenizer_of_another_model_is_one_clear_error(tmp_path):

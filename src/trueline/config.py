@@ -211,6 +211,8 @@ class AlignmentConfig(TrainingArguments):
                 and torch.cuda.is_available()
                 and torch.cuda.is_bf16_supported()
             )
+        if self.bf16 and not torch.accelerator.is_available():
+            self.use_cpu = True  # where there is nothing else, transformers wants it said
         if "activation_checkpointing" in {f.name for f in dataclasses.fields(TrainingArguments)}:
             # newer transformers renamed the key and warn about the old one
             if getattr(self, "activation_checkpointing", None) is None:

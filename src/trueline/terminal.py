@@ -175,6 +175,27 @@ def counting(what: str) -> Iterator[Callable[[str, int], None]]:
         yield told
 
 
+@contextmanager
+def polled(what: str, count: Callable[[], int]) -> Iterator[None]:
+    """A bar for work that keeps a count of its own and calls nobody back."""
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.2):
+            bar.update(task, completed=count())
+
+    with counted_bar(quiet=False) as bar:
+        task = bar.add_task(what, total=None, status="")
+        thread = threading.Thread(target=look, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            bar.update(task, completed=count())
+
+
 def say(line: str, *, quiet: bool = False) -> None:
     """One plain line on stderr."""
     if not quiet:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trueline.cli.common import Json, console, print_json
+from trueline.terminal import polled
 
 if TYPE_CHECKING:
     from trueline.batching import Encoder
@@ -113,21 +113,9 @@ def _encoder(model: str | None) -> Encoder | None:
     return Encoder(load_tokenizer(ModelArguments(model_name_or_path=model)), max_length=None)
 
 
-@contextmanager
-def _progress(examples: Examples) -> Iterator[None]:
-    """A line on stderr that tells how many rows were read, while it lasts."""
-    with console.status(_Reading(examples)):
-        yield
-
-
-class _Reading:
-    """Drawn anew with every frame of the status line."""
-
-    def __init__(self, examples: Examples) -> None:
-        self.examples = examples
-
-    def __rich__(self) -> Text:
-        return Text(f"{self.examples.report.rows:,} rows read")
+def _progress(examples: Examples) -> AbstractContextManager[None]:
+    """On stderr, how many rows were read, while it lasts."""
+    return polled("reading rows", lambda: examples.report.rows)
 
 
 def _show(source: str, summary: DataSummary) -> None:
