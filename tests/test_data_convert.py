@@ -6,6 +6,7 @@ import re
 import pytest
 from typer.testing import CliRunner
 
+from tiny import tiny_tokenizer
 from trueline.cli.data import app
 from trueline.data import TARGETS, DataError, inspect_examples, load_examples, write_examples
 from trueline.records import Completion, Example, Message
@@ -174,8 +175,66 @@ def test_cli_inspect(source):
     done = CliRunner().invoke(app, ["inspect", str(source), "--skip-bad"])
     assert done.exit_code == 0
     assert not done.stdout
+    assert "bold" not in done.stderr, "R13: no row's text unless asked for"
+    done = CliRunner().invoke(app, ["inspect", str(source), "--skip-bad", "--show"])
     assert "PROMPT [bold]q" in done.stderr
     assert "REJECTED b" in done.stderr
+
+
+def test_r13_inspect_shows_a_row_token_by_token_when_asked(tmp_path):
+    model, rows = tmp_path / "model", tmp_path / "rows.jsonl"
+    tiny_tokenizer().save_pretrained(model)
+    row = {"prompt": "why ?", "chosen": "because yes", "rejected": "no </s>", "margin": 1}
+    rows.write_text(json.dumps(row) + "\n")
+    asked = ["inspect", str(rows), "--model", str(model)]
+    done = CliRunner().invoke(app, [*asked, "--show"])
+    assert done.exit_code == 0, done.output
+    assert "PROMPT 3 tokens, 0 scored" in done.stderr
+    assert "CHOSEN 3 tokens, 3 scored" in done.stderr
+    assert "spells control tokens" in done.stderr
+    assert "margin (1 rows)" in done.stderr
+    document = json.loads(CliRunner().invoke(app, [*asked, "--show", "--json"]).stdout)
+    chosen = document["shown"]["tokens"][1]
+    assert [(t["text"], t["scored"]) for t in chosen["tokens"]][-1] == (" </s>", True)
+    assert document["unread"] == {"margin": 1}
+    assert "shown" not in json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
+    quiet = CliRunner().invoke(app, asked)
+    assert "because" not in quiet.stderr
+    assert CliRunner().invoke(app, [*asked, "--show", "--row", "2"]).exit_code
+
+
+def test_r7_tools_and_tool_calls_survive_a_round_trip(tmp_path):
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "clock"}}]}
+    row = {
+        "messages": [{"role": "user", "content": "Time?"}, call],
+        "tools": json.dumps([{"type": "function", "function": {"name": "clock"}}]),
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
+    (example,) = load_examples([row])
+    assert example.template["tools"][0]["function"]["name"] == "clock"
+    assert example.template["enable_thinking"] is False
+    assert example.completions[0].content[0].to_dict() == call
+    write_examples([example], tmp_path / "out.jsonl")
+    assert list(load_examples(tmp_path / "out.jsonl")) == [example]
+    with pytest.raises(DataError, match=r"tool_calls.*write \.jsonl"):
+        write_examples([example], tmp_path / "out.parquet")
+
+
+@pytest.mark.parametrize("column", ["images", "video"])
+def test_r7_pictures_are_refused_by_name(column):
+    row = {"prompt": "Sky?", "chosen": "Blue.", "rejected": "Green.", column: ["a.png"]}
+    with pytest.raises(DataError, match=f"column '{column}' is not text"):
+        list(load_examples([row]))
+    part = [{"role": "user", "content": [{"type": "image"}]}]
+    with pytest.raises(DataError, match="part of type 'image'"):
+        list(load_examples([{"prompt": part, "chosen": "Blue.", "rejected": "Green."}]))
+
+
+def test_r7_every_column_that_is_not_read_is_counted():
+    row = {"prompt": "Sky?", "chosen": "Blue.", "rejected": "Green.", "margin": 1, "note": None}
+    examples = load_examples([row, {**row, "note": "x"}])
+    summary = inspect_examples(examples)
+    assert summary.unread == {"margin": 2, "note": 1}
 
 
 def test_cli_convert(source, tmp_path):

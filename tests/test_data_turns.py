@@ -100,7 +100,7 @@ def test_strings_and_messages_are_brought_into_one_layout():
         (
             [turn("user", "a"), turn("assistant", "b")],
             [turn("user", "c"), turn("assistant", "b")],
-            "share no user turn",
+            "share no turn",
         ),
         (
             [turn("user", "a"), turn("assistant", "b")],

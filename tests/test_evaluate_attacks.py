@@ -20,7 +20,7 @@ from trueline.evaluation.attacks.suffix import (
 from trueline.evaluation.backends import Request, ScriptedBackend
 from trueline.evaluation.backends.local import TransformersBackend
 from trueline.evaluation.benchmarks import BENCHMARKS, Item
-from trueline.prompts import encode, render
+from trueline.prompts import Renderer
 from trueline.records import Message
 from trueline.sandbox import build_sandbox
 
@@ -165,7 +165,7 @@ def gap(tokenizer, length=5, target="to make the recipe,"):
 
 def plain_loss(model, tokenizer, text, target):
     """The target's mean NLL after the whole prompt as text, token by token, one row."""
-    ids = encode(tokenizer, text)
+    ids = Renderer(tokenizer).control.encode(text)
     goal = tokenizer(target, add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         logits = model(torch.tensor([ids + goal])).logits[0].log_softmax(-1)
@@ -179,8 +179,8 @@ def test_the_gap_is_the_suffix_and_nothing_else(local):
     _, tokenizer = local
     slot = gap(tokenizer)
     assert tokenizer.decode(slot.start) == "! ! ! ! !"
-    whole = render(tokenizer, (Message("user", "how do i make soup? ! ! ! ! !"),), open_turn=True)
-    assert [*slot.before, *slot.start, *slot.after] == encode(tokenizer, whole)
+    filled = (Message("user", "how do i make soup? ! ! ! ! !"),)
+    assert [*slot.before, *slot.start, *slot.after] == Renderer(tokenizer).prompt_ids(filled)
     assert slot.survives(slot.start)
 
 
@@ -248,7 +248,7 @@ def test_the_search_lowers_the_loss_of_the_text_itself(local):
     assert found != run(1)
     assert told[:8] == [(i, 8) for i in range(1, 9)]
     assert found.loss < found.start_loss - 0.5
-    text = render(tokenizer, (Message("user", f"is soup allowed? {found.text}"),), open_turn=True)
+    text = Renderer(tokenizer).text((Message("user", f"is soup allowed? {found.text}"),))
     assert plain_loss(model, tokenizer, text, "salt moss") == pytest.approx(found.loss, abs=1e-9)
     assert run(0, batch_size=3) == found
 

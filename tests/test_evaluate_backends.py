@@ -113,10 +113,22 @@ def test_an_adapter_belongs_to_the_model_that_answers():
     assert fingerprint(model, "float32") == reference
 
 
-def test_a_second_bos_is_an_error():
+def test_r3_a_prompt_that_spells_bos_has_one_all_the_same():
     backend = TransformersBackend(tiny_llama(), tiny_tokenizer())
-    with pytest.raises(UserError, match="holds 2 BOS tokens"):
-        backend([user("why <s> because")], Decoding(4))
+    ids = backend.key(user("why <s> because"))
+    assert ids.count(1) == 1
+    assert len(backend([user("why <s> because")], Decoding(4))) == 1
+
+
+def test_r3_a_template_may_open_every_turn_with_bos():
+    tokenizer = tiny_tokenizer(adds_bos=False)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<s>{{ m['role'] }} : {{ m['content'] }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<s>assistant : {% endif %}"
+    )
+    backend = TransformersBackend(tiny_llama(), tokenizer)
+    assert backend.key(user("why")).count(1) == 2
+    assert backend([user("why")], Decoding(4))[0].tokens
 
 
 def test_options_without_effect_are_errors():

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trueline.errors import UserError
 from trueline.evaluation.generation import Generation, generate, truncated_rate
 from trueline.evaluation.sampling import GumbelNoise
-from trueline.prompts import encode, pad, render
+from trueline.prompts import Renderer, pad
 from trueline.records import Message
 
 WORDS = [
@@ -101,7 +101,9 @@ def model(tokenizer) -> LlamaForCausalLM:
 
 def naive(model, tokenizer, prompt, limit: int, prefill: str = "") -> list[int]:
     """Greedy decoding one prompt at a time, without cache, padding or mask."""
-    ids = encode(tokenizer, render(tokenizer, prompt, open_turn=True) + prefill)
+    renderer = Renderer(tokenizer)
+    text = renderer.text(prompt) + prefill
+    ids = renderer.begin(prompt, renderer.control.encode(text))
     start = len(ids)
     with torch.no_grad():
         while len(ids) < start + limit:
@@ -146,12 +148,12 @@ def test_prefill_stands_between_generation_prompt_and_answer(model, tokenizer) -
 
 def test_exactly_one_bos() -> None:
     template_writes, tokenizer_adds = word_tokenizer(), word_tokenizer(adds_bos=True)
-    text = render(tokenizer_adds, user("please"), open_turn=True)
+    text = Renderer(tokenizer_adds).text(user("please"))
     assert tokenizer_adds(text)["input_ids"].count(1) == 2  # what must not happen
     for tokenizer in (template_writes, tokenizer_adds):
-        assert encode(tokenizer, text).count(1) == 1
-    assert encode(tokenizer_adds, "please")[0] == 1
-    assert encode(template_writes, "please").count(1) == 0
+        assert Renderer(tokenizer).prompt_ids(user("please")).count(1) == 1
+    assert Renderer(tokenizer_adds).prompt_ids("please")[0] == 1
+    assert Renderer(template_writes).prompt_ids("please").count(1) == 0
 
 
 def test_mode_and_settings_are_restored(model, tokenizer) -> None:
@@ -239,7 +241,7 @@ def test_sampled_tokens_follow_the_softmax(model, tokenizer) -> None:
     from scipy.stats import chisquare
 
     temperature, n = 0.7, 1500
-    ids = encode(tokenizer, render(tokenizer, PROMPTS[0], open_turn=True))
+    ids = Renderer(tokenizer).prompt_ids(PROMPTS[0])
     with torch.no_grad():
         logits = model(torch.tensor([ids])).logits[0, -1]
     expected = (logits / temperature).softmax(-1).numpy() * n

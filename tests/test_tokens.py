@@ -36,13 +36,14 @@ def test_text_has_the_tokenizers_bos_and_a_closing_eos(adds_bos):
 
 @pytest.mark.parametrize("adds_bos", [True, False])
 @pytest.mark.parametrize("in_template", [True, False])
-def test_exactly_one_bos_whoever_writes_it(adds_bos, in_template):
+def test_r3_one_bos_where_the_template_writes_one(adds_bos, in_template):
+    """What plain transformers, TRL and vLLM make of a conversation: the template alone decides."""
     tokenizer = tiny_tokenizer(adds_bos=adds_bos)
     if not in_template:
         tokenizer.chat_template = CHAT_TEMPLATE.replace("{{ bos_token }}", "")
     tree = Encoder(tokenizer)(chat_example("why ?"))
     whole = [tree.prompt.tolist() + b.ids.tolist() for b in tree.branches]
-    expected = 1 if adds_bos or in_template else 0
+    expected = 1 if in_template else 0
     assert [ids.count(tokenizer.bos_token_id) for ids in whole] == [expected] * 2
 
 
@@ -74,24 +75,60 @@ def test_only_the_assistants_words_are_scored():
     assert row[batch.predictors[0]] == tokenizer.convert_tokens_to_ids(":"), "the prompt's last"
 
 
-def test_truncation_eats_the_prompt_first_and_keeps_the_bos():
+def test_r15_the_prompt_stays_whole_and_answers_are_cut_at_the_right():
     tokenizer = tiny_tokenizer()
     encoder = Encoder(tokenizer, max_length=6)
-    tree = encoder(text_example("one two three four five ", "yes no", "no"))
-    assert words(tokenizer, tree.prompt) == "<s> four five"
-    assert words(tokenizer, tree.branches[0].ids) == "yes no </s>"
-    assert encoder.counts == {"prompts_truncated": 1}
+    tree = encoder(text_example("one two ", "yes no yes no", "no"))
+    assert words(tokenizer, tree.prompt) == "<s> one two"
+    assert [words(tokenizer, b.ids) for b in tree.branches] == ["yes no yes", "no </s>"]
+    assert encoder.counts == {"completions_truncated": 1, "completion_tokens_cut": 2, "rows_cut": 1}
+    assert encoder.told.grave
+    assert "a larger max_length keeps them" in encoder.said()[0]
 
 
-def test_truncation_keeps_at_least_one_completion_token():
+def test_r15_a_prompt_gives_way_where_it_leaves_no_room_for_an_answer():
     tokenizer = tiny_tokenizer()
-    encoder = Encoder(tokenizer, max_length=4)
-    tree = encoder(text_example("one two three ", "one two three four five six", "no"))
-    assert words(tokenizer, tree.prompt) == "<s>"
-    assert words(tokenizer, tree.branches[0].ids) == "one two three"
-    assert encoder.counts == {"prompts_truncated": 1, "completions_truncated": 1}
+    encoder = Encoder(tokenizer, max_length=6)
+    tree = encoder(text_example("one two three four five ", "yes no yes yes", "no"))
+    assert words(tokenizer, tree.prompt) == "<s> four five"
+    assert words(tokenizer, tree.branches[0].ids) == "yes no yes"
+    assert encoder.counts["prompt_tokens_cut"] == 3
     shortest = Encoder(tokenizer, max_length=2)(text_example("one two", "one two", "no"))
     assert [len(b.ids) for b in shortest.branches] == [1, 1]
+
+
+def test_r15_keep_end_keeps_the_ends_of_answers():
+    tokenizer = tiny_tokenizer()
+    encoder = Encoder(tokenizer, max_length=4, truncation_mode="keep_end")
+    tree = encoder(text_example("one two three ", "one two three four five", "no"))
+    assert words(tokenizer, tree.prompt) == "<s>"
+    assert words(tokenizer, tree.branches[0].ids) == "four five </s>"
+    roomy = Encoder(tokenizer, max_length=6, truncation_mode="keep_end")
+    tree = roomy(text_example("one two three four five ", "yes no", "no"))
+    assert words(tokenizer, tree.prompt) == "<s> four five"
+    assert words(tokenizer, tree.branches[0].ids) == "yes no </s>"
+
+
+def test_r9_r15_whole_turns_go_first_and_the_template_stays():
+    tokenizer = tiny_tokenizer()
+    talk = chat_example("one two three", "no", "why ?", completions=("yes no", "no"))
+    encoder = Encoder(tokenizer, max_length=10)
+    assert words(tokenizer, encoder(talk).prompt) == "<s> user : why ? assistant :"
+    assert encoder.counts["turns_left_out"] == 2
+    long = chat_example("one two three four five", completions=("yes no", "no"))
+    assert words(tokenizer, encoder(long).prompt) == "<s> user : four five assistant :"
+    system = Example(
+        (Message("system", "one two"), *talk.prompt), talk.completions, reference_prompt=talk.prompt
+    )
+    tree = Encoder(tokenizer, max_length=64, max_prompt_length=12)(system)
+    assert words(tokenizer, tree.prompt) == "<s> user : one two user : why ? assistant :"
+    assert words(tokenizer, tree.reference_prompt) == "<s> user : why ? assistant :"
+
+
+def test_r9_bos_stands_only_where_the_tokenizer_puts_one():
+    tokenizer = tiny_tokenizer(adds_bos=False)
+    tree = Encoder(tokenizer, max_length=6)(text_example("<s> one two three four five ", "yes no"))
+    assert words(tokenizer, tree.prompt) == "three four five"
 
 
 def test_merges_across_the_boundary_are_kept_apart_and_counted():
@@ -123,10 +160,21 @@ def test_conversations_without_a_template_say_what_to_do():
         Encoder(tiny_tokenizer(chat=False))(chat_example("why ?"))
 
 
-def test_a_template_that_rewrites_history_is_refused():
+def test_r6_a_template_that_rewrites_history_trains_and_one_that_hides_the_answer_is_refused():
     tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = "{{ messages | length }} " + CHAT_TEMPLATE
-    with pytest.raises(UserError, match="does not keep the prompt as a prefix"):
+    tokenizer.chat_template = "{{ 'one' if messages | length == 1 else 'two' }} " + CHAT_TEMPLATE
+    tree = Encoder(tokenizer)(chat_example("why ?"))
+    assert words(tokenizer, tree.prompt) == "one <s> user : why ? assistant :"
+    assert words(tokenizer, tree.branches[0].ids) == "because yes </s>"
+    tokenizer.chat_template = "{{ messages | length }} {{ messages[0].content }}"
+    with pytest.raises(UserError, match=r"cannot be found .*'1 why \?' before, '2 why \?' then"):
+        Encoder(tokenizer)(chat_example("why ?"))
+
+
+def test_what_a_template_refuses_is_said():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(UserError, match="cannot write this conversation: roles must alternate"):
         Encoder(tokenizer)(chat_example("why ?"))
 
 

@@ -34,7 +34,6 @@ NOT_NEEDED = {
     "padding_free": "batches are always packed without padding",
     "use_liger_kernel": "the LM head always runs in chunks without storing logits",
     "precompute_ref_batch_size": "reference batches are cut by a token budget",
-    "truncation_mode": "a prompt loses tokens from its left before a completion loses any",
     "pad_token": "nothing is padded",
     "max_completion_length": "max_length bounds prompt and completion together",
     "remove_unused_columns": "columns are read by the detected form",
@@ -146,6 +145,10 @@ class AlignmentConfig(TrainingArguments):
         coupling: ``"exact"`` or ``"ema"``; see :class:`trueline.training.step.StepEngine`.
         max_length: tokens of prompt and completion together.
         max_prompt_length: tokens of the prompt; None for no limit of its own.
+        truncation_mode: what a row that is too long keeps: ``"keep_start"`` cuts its answers at
+            their right, ``"keep_end"`` the prompt and the answers at their left.
+        allow_control_tokens: read control tokens that the text of a row spells (``</s>``) as
+            control tokens; without it they are text.
         precompute_ref_log_probs: fill the reference cache before training. If False, values are
             computed in the step that first needs them.
         reference_cache: folder of the reference cache; ``"none"`` keeps values in memory only.
@@ -187,6 +190,8 @@ class AlignmentConfig(TrainingArguments):
     coupling: Literal["exact", "ema"] = "exact"
     max_length: int | None = 1024
     max_prompt_length: int | None = None
+    truncation_mode: Literal["keep_start", "keep_end"] = "keep_start"
+    allow_control_tokens: bool = False
     precompute_ref_log_probs: bool = True
     reference_cache: str | None = None
     disable_dropout: bool = True

@@ -7,8 +7,9 @@ and unpaired training data are two views of the same record.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from trueline.errors import UserError
@@ -20,12 +21,23 @@ class RecordError(UserError):
     """A row that cannot become an :class:`Example`; the message says what is wrong with it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Message:
-    """One turn of a conversation, in the field's usual form ``{"role": ..., "content": ...}``."""
+    """One turn of a conversation, in the field's usual form ``{"role": ..., "content": ...}``.
+
+    Args:
+        role: who speaks.
+        content: the words; empty where a turn has none and only calls tools.
+        more: the turn's other keys (``tool_calls``, ``name``, ...) as JSON text, or ``""``.
+
+    Example:
+        >>> Message.from_dict({"role": "tool", "name": "clock", "content": "noon"})
+        Message(role='tool', content='noon', more='{"name": "clock"}')
+    """
 
     role: str
     content: str
+    more: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.role, str) or not self.role:
@@ -35,16 +47,54 @@ class Message:
                 f"a message's content must be a string, got {type(self.content).__name__}"
             )
 
-    def to_dict(self) -> dict[str, str]:
+    def __repr__(self) -> str:
+        more = f", more={self.more!r}" if self.more else ""
+        return f"Message(role={self.role!r}, content={self.content!r}{more})"
+
+    @property
+    def says(self) -> bool:
+        """Whether there is anything in it but white space: words, or calls of tools."""
+        return bool(self.content.strip()) or '"tool_calls"' in self.more
+
+    def to_dict(self) -> dict[str, Any]:
         """The message as ``{"role": ..., "content": ...}``, the form chat templates take."""
-        return {"role": self.role, "content": self.content}
+        turn = {"role": self.role, "content": self.content}
+        return {**turn, **json.loads(self.more)} if self.more else turn
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Message:
         """Read ``{"role": ..., "content": ...}``; raises :class:`RecordError` on any other form."""
-        if not isinstance(value, Mapping) or "role" not in value or "content" not in value:
+        if not isinstance(value, Mapping) or "role" not in value:
             raise RecordError(f"a message must be {{'role': ..., 'content': ...}}, got {value!r}")
-        return cls(value["role"], value["content"])
+        more = {
+            str(key): entry
+            for key, entry in value.items()
+            if key not in ("role", "content") and entry is not None
+        }
+        content = value.get("content")
+        if content is None:
+            if "content" not in value and not more:
+                raise RecordError(
+                    f"a message must be {{'role': ..., 'content': ...}}, got {value!r}"
+                )
+            content = ""
+            more["content"] = None  # as it was: a template may ask for it
+        if not isinstance(content, str):
+            content = _joined(content)
+        return cls(value["role"], content, json.dumps(more, ensure_ascii=False) if more else "")
+
+
+def _joined(parts: Any) -> str:
+    """The text of a content in parts, ``[{"type": "text", "text": ...}, ...]``."""
+    if not isinstance(parts, list | tuple) or not all(isinstance(p, Mapping) for p in parts):
+        raise RecordError(f"a message's content must be a string, got {type(parts).__name__}")
+    for part in parts:
+        kind = str(part.get("type", "text"))
+        if kind != "text" or not isinstance(part.get("text"), str):
+            raise RecordError(
+                f"a message holds a part of type {kind!r}; this trainer reads text alone"
+            )
+    return "".join(part["text"] for part in parts)
 
 
 Text: TypeAlias = str | tuple[Message, ...]
@@ -55,7 +105,7 @@ def is_blank(text: Text) -> bool:
     """Whether there is nothing in it but white space: nothing to score, nothing to learn."""
     if isinstance(text, str):
         return not text.strip()
-    return not any(message.content.strip() for message in text)
+    return not any(message.says for message in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +144,8 @@ class Example:
             the prompt itself.
         safety: ``"harmful"`` or ``"safe"`` where the prompt is labeled, else None.
         id: where the row came from, ``file:line``; errors name it.
+        template: what else a chat template reads for this row: ``tools``, and variables of its own
+            such as ``enable_thinking``.
 
     Example:
         >>> e = Example("Sky?", (Completion("Blue."), Completion("Green.")), pairs=((0, 1),))
@@ -107,6 +159,7 @@ class Example:
     reference_prompt: Text | None = None
     safety: Safety | None = None
     id: str | None = None
+    template: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str | tuple):

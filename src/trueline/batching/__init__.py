@@ -8,6 +8,7 @@ turns it into attention.
 
 from trueline.batching.encode import Encoder
 from trueline.batching.pack import Layout, PackedBatch, Part, Segment, causal_mask, pack
+from trueline.batching.told import Told
 from trueline.batching.trees import Branch, Ids, Mask, TokenTree, View, view, within_budget
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Part",
     "Segment",
     "TokenTree",
+    "Told",
     "View",
     "causal_mask",
     "pack",

@@ -1,40 +1,51 @@
-"""From examples to token trees, with a tokenizer's own conventions."""
+"""From examples to token trees: one renderer's ids, cut to length where they must be."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from trueline.batching.trees import Branch, Ids, Mask, TokenTree
+from trueline.batching.shorten import shortened
+from trueline.batching.told import Told
+from trueline.batching.trees import Branch, Ids, TokenTree
 from trueline.errors import UserError
-from trueline.prompts import adds_bos, one_bos, render, through_template
+from trueline.prompts import Options, Piece, Renderer, Turn, answer
 from trueline.records import Example, Text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+TruncationMode: TypeAlias = Literal["keep_start", "keep_end"]
+LEAST = 32
+"""Tokens that an answer keeps (or all it has) before a prompt has to give way; at most half of
+``max_length``."""
+
 
 class Encoder:
-    """Turns examples into token trees with a tokenizer's own conventions.
+    """Turns examples into token trees with a tokenizer's and a template's own conventions.
 
-    - Text is joined as it stands and closed with EOS; messages go through the chat template.
-    - Exactly one BOS, whoever writes it, where the tokenizer or its template uses one.
-    - The prompt's ids are a prefix of the whole, shared by all completions of the example.
-    - Too long: the prompt loses tokens from its left (never BOS) before a completion loses any
-      from its right, and a completion keeps at least one token.
+    - The prompt's ids are those that generation starts from, shared by all completions of the
+      example; text is closed with EOS, and a template closes its own turns.
+    - Too long: the prompt stays whole and answers are cut at their right (``keep_start``). A prompt
+      is cut where it alone exceeds ``max_prompt_length``, or leaves an answer fewer than 32 tokens:
+      by whole turns from the oldest, then from the left of its last turn.
+    - ``keep_end`` keeps the ends instead: the prompt gives way to the longest answer, and an answer
+      that is too long alone loses its beginning.
 
-    ``counts`` holds what happened: ``prompts_truncated``, ``completions_truncated`` and
-    ``boundary_merges`` (the tokenizer would merge across the boundary; the sides are encoded
-    apart).
+    ``told`` says what happened, in counts, sentences and a finding; ``counts`` are its counts.
 
     Args:
         tokenizer: any Hugging Face tokenizer; messages need its ``chat_template``.
         max_length: tokens of prompt and completion together; None for no limit.
         max_prompt_length: tokens of the prompt; None for no limit of its own.
+        truncation_mode: ``"keep_start"`` or ``"keep_end"``.
+        allow_control_tokens: read control tokens that a row's text spells as control tokens.
+
+    Raises:
+        UserError: a limit that leaves nothing, or an unknown mode.
     """
 
     def __init__(
@@ -43,132 +54,174 @@ class Encoder:
         *,
         max_length: int | None = 1024,
         max_prompt_length: int | None = None,
+        truncation_mode: TruncationMode = "keep_start",
+        allow_control_tokens: bool = False,
     ) -> None:
-        if max_length is not None and max_length < 2:
-            raise UserError(f"max_length must be at least 2, got {max_length}")
+        for name, limit, least in (
+            ("max_length", max_length, 2),
+            ("max_prompt_length", max_prompt_length, 1),
+        ):
+            if limit is not None and limit < least:
+                raise UserError(f"{name} must be at least {least}, got {limit}")
+        if truncation_mode not in ("keep_start", "keep_end"):
+            raise UserError(
+                f"truncation_mode must be keep_start or keep_end, got {truncation_mode!r}"
+            )
         self.tokenizer = tokenizer
-        self.max_length = max_length
-        self.max_prompt_length = max_prompt_length
-        self.counts: Counter[str] = Counter()
-        self._bos = tokenizer.bos_token_id
-        self._adds_bos = adds_bos(tokenizer)
+        self.renderer = Renderer(tokenizer, allow_control_tokens=allow_control_tokens)
+        self.max_length, self.max_prompt_length = max_length, max_prompt_length
+        self.truncation_mode = truncation_mode
+        self.told = Told(allowed=allow_control_tokens)
+        self.counts = self.told.counts
 
     def __call__(self, example: Example) -> TokenTree:
-        """The example's prompt and all its completions. Labels are filled in by a view."""
+        """The example's prompt and all its completions. Labels are filled in by a view.
+
+        Raises:
+            UserError: the template cannot write the conversation; the message names the row.
+        """
         try:
-            prompt_text = render(self.tokenizer, example.prompt, open_turn=True)
-            prompt = self._ids(prompt_text)
-            branches = tuple(
-                self._branch(example.prompt, prompt_text, prompt, completion.content)
-                for completion in example.completions
-            )
-            reference = (
-                None
-                if example.reference_prompt is None
-                else self._with_bos(
-                    self._ids(render(self.tokenizer, example.reference_prompt, open_turn=True))
-                )
-            )
+            marks = self.renderer.control.marks
+            whole = self._tree(example)
+            if self.told.allowed or self.renderer.control.marks > marks:
+                self.told.spells(self.renderer, example)
+            limit = self._prompt_limit(whole)
+            prompts = (whole.prompt, whole.reference_prompt)
+            tree = whole
+            if limit is not None and any(ids is not None and len(ids) > limit for ids in prompts):
+                tree = self._give_way(example, whole, limit)
+            tree = self._cut_answers(tree)
         except UserError as error:
             raise UserError(f"{example.id or 'example'}: {error}") from None
-        tree = TokenTree(
-            self._with_bos(prompt),
+        self.told.rows += 1
+        if tree is not whole:
+            self.told.cut(whole, tree)
+        return tree
+
+    def said(self) -> list[str]:
+        """What became of the rows so far, in sentences; nothing where all went in as they are."""
+        return list(self.told.sentences())
+
+    def _tree(self, example: Example) -> TokenTree:
+        renderer, prompt = self.renderer, example.prompt
+        if example.template and isinstance(prompt, str):
+            raise UserError(
+                "tools and chat_template_kwargs have no effect on plain text; as_chat makes "
+                "conversations of it, or drop the columns"
+            )
+        turns: list[Turn] = []
+        if isinstance(prompt, str):
+            opened = renderer.text(prompt)
+        else:
+            turns = renderer.turns(prompt)
+            opened = renderer.opened(turns, example.template)
+        bare = renderer.control.encode(opened)
+        branches = tuple(
+            self._branch(turns, example.template, opened, bare, completion.content)
+            for completion in example.completions
+        )
+        reference = None
+        if example.reference_prompt is not None:
+            ids = renderer.prompt_ids(example.reference_prompt, options=example.template)
+            reference = np.asarray(ids, dtype=np.int32)
+        return TokenTree(
+            np.asarray(renderer.begin(prompt, bare), dtype=np.int32),
             branches,
             tuple(bool(completion.desirable) for completion in example.completions),
             reference,
             example.id or "",
         )
-        return self._truncate(tree)
 
-    def _ids(self, text: str) -> Ids:
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return np.asarray(ids, dtype=np.int32)
-
-    def _with_bos(self, ids: Ids) -> Ids:
-        return np.asarray(one_bos(ids.tolist(), self._bos, self._adds_bos), dtype=np.int32)
-
-    def _branch(self, prompt: Text, prompt_text: str, prompt_ids: Ids, completion: Text) -> Branch:
-        ids: list[Ids] = []
-        mask: list[Mask] = []
-        before, prefix = prompt_text, prompt_ids
-        for text, scored in self._segments(prompt, prompt_text, completion):
-            if ids:  # the prompt's ids are known already
-                prefix = self._ids(before)
-            piece = self._continuation(before, prefix, text)
-            ids.append(piece)
-            mask.append(np.full(len(piece), scored))
+    def _branch(
+        self,
+        turns: list[Turn],
+        options: Options,
+        opened: str,
+        prefix: list[int],
+        completion: Text,
+    ) -> Branch:
+        ids: list[int] = []
+        mask: list[bool] = []
+        before = opened
+        for text, scored in self.pieces(turns, options, opened, completion):
+            found = self.renderer.continuation(before, [*prefix, *ids], text)
+            if found.merged:
+                self.counts["boundary_merges"] += 1
+            ids += found.ids
+            mask += [scored] * len(found.ids)
             before += text
         eos = self.tokenizer.eos_token_id
-        if isinstance(completion, str) and eos is not None and (not ids or ids[-1][-1:] != eos):
-            ids.append(np.asarray([eos], dtype=np.int32))
-            mask.append(np.ones(1, dtype=np.bool_))
-        return Branch(np.concatenate(ids), np.concatenate(mask))
+        if isinstance(completion, str) and eos is not None and ids[-1:] != [eos]:
+            ids.append(eos)
+            mask.append(True)
+        return Branch(np.asarray(ids, dtype=np.int32), np.asarray(mask, dtype=np.bool_))
 
-    def _segments(
-        self, prompt: Text, prompt_text: str, completion: Text
-    ) -> Iterator[tuple[str, bool]]:
-        """The completion's text in pieces, each with whether it is scored."""
-        if isinstance(completion, str) or isinstance(prompt, str):
-            yield str(completion), True
-            return
-        done = prompt_text
-        for index, message in enumerate(completion):
-            history = (*prompt, *completion[: index + 1])
-            scored = message.role == "assistant"
-            if scored and index:
-                opened = through_template(self.tokenizer, history[:-1], add_generation_prompt=True)
-                yield self._rest(opened, done), False
-                done = opened
-            closed = through_template(self.tokenizer, history)
-            yield self._rest(closed, done), scored
-            done = closed
+    def pieces(
+        self, turns: list[Turn], options: Options, opened: str, completion: Text
+    ) -> Iterator[Piece]:
+        """The completion's text behind ``opened``, with marks, and which of it is scored."""
+        if isinstance(completion, str):
+            yield Piece(self.renderer.text(completion), True)
+        else:
+            yield from answer(self.renderer, turns, opened, completion, options)
 
-    @staticmethod
-    def _rest(whole: str, start: str) -> str:
-        if not whole.startswith(start):
-            raise UserError(
-                "the chat template does not keep the prompt as a prefix of the conversation "
-                "(it rewrites earlier turns); use a template that only appends"
-            )
-        return whole[len(start) :]
-
-    def _continuation(self, before: str, prefix: Ids, text: str) -> Ids:
-        """The ids of ``text`` where it follows ``before``, whose own ids ``prefix`` stay as they
-        are."""
-        if not text:
-            return np.zeros(0, dtype=np.int32)
-        whole = self._ids(before + text)
-        if len(whole) > len(prefix) and np.array_equal(whole[: len(prefix)], prefix):
-            return whole[len(prefix) :]
-        self.counts["boundary_merges"] += 1
-        return self._ids(text)
-
-    def _truncate(self, tree: TokenTree) -> TokenTree:
-        longest = max(len(branch.ids) for branch in tree.branches)
-        room = None if self.max_length is None else max(self.max_length - longest, 1)
-        limits = [limit for limit in (room, self.max_prompt_length) if limit is not None]
-        limit = min(limits, default=None)
-        prompt = self._cut_left(tree.prompt, limit)
-        reference = tree.reference_prompt
-        if reference is not None:
-            reference = self._cut_left(reference, limit)
+    def _prompt_limit(self, tree: TokenTree) -> int | None:
+        """How many tokens a prompt may have beside the tree's answers."""
+        limit = self.max_prompt_length
         if self.max_length is None:
-            return replace(tree, prompt=prompt, reference_prompt=reference)
-        taken = max(len(prompt), 0 if reference is None else len(reference))
-        branches = tuple(self._cut_right(b, self.max_length - taken) for b in tree.branches)
-        return replace(tree, prompt=prompt, branches=branches, reference_prompt=reference)
+            return limit
+        longest = max(len(branch.ids) for branch in tree.branches)
+        if self.truncation_mode == "keep_start":
+            longest = min(longest, LEAST, self.max_length // 2)
+        room = max(self.max_length - longest, 1)
+        return room if limit is None else min(room, limit)
 
-    def _cut_left(self, ids: Ids, limit: int | None) -> Ids:
-        if limit is None or len(ids) <= limit:
+    def _give_way(self, example: Example, tree: TokenTree, limit: int) -> TokenTree:
+        """The tree with prompts of at most ``limit`` tokens."""
+        prompt, reference = (
+            self._shorter(example, text, ids, limit)
+            for text, ids in (
+                (example.prompt, tree.prompt),
+                (example.reference_prompt, tree.reference_prompt),
+            )
+        )
+        if prompt is example.prompt and reference is example.reference_prompt:
+            shorter = tree
+        else:
+            assert prompt is not None
+            shorter = self._tree(replace(example, prompt=prompt, reference_prompt=reference))
+            self.told.turns(example.prompt, prompt)
+        return replace(
+            shorter,
+            prompt=self._cut_left(example.prompt, shorter.prompt, limit),
+            reference_prompt=None
+            if shorter.reference_prompt is None
+            else self._cut_left(example.prompt, shorter.reference_prompt, limit),
+        )
+
+    def _shorter(
+        self, example: Example, text: Text | None, ids: Ids | None, limit: int
+    ) -> Text | None:
+        if text is None or ids is None or isinstance(text, str) or len(ids) <= limit:
+            return text
+        return shortened(self.renderer, text, example.template, limit)
+
+    def _cut_left(self, text: Text, ids: Ids, limit: int) -> Ids:
+        """The last tokens, behind what the tokenizer puts before plain text."""
+        if len(ids) <= limit:
             return ids
-        self.counts["prompts_truncated"] += 1
-        if self._bos is not None and ids[0] == self._bos:
-            return np.concatenate([ids[:1], ids[len(ids) - limit + 1 :]])
-        return ids[len(ids) - limit :]
+        opening = len(self.renderer.opening) if isinstance(text, str) else 0
+        kept = min(opening, limit)
+        return np.concatenate([ids[:kept], ids[len(ids) - limit + kept :]])
 
-    def _cut_right(self, branch: Branch, limit: int) -> Branch:
-        limit = max(limit, 1)
-        if len(branch.ids) <= limit:
-            return branch
-        self.counts["completions_truncated"] += 1
-        return Branch(branch.ids[:limit], branch.mask[:limit])
+    def _cut_answers(self, tree: TokenTree) -> TokenTree:
+        if self.max_length is None:
+            return tree
+        reference = tree.reference_prompt
+        taken = max(len(tree.prompt), 0 if reference is None else len(reference))
+        room = max(self.max_length - taken, 1)
+        if all(len(branch.ids) <= room for branch in tree.branches):
+            return tree
+        kept = slice(room) if self.truncation_mode == "keep_start" else slice(-room, None)
+        branches = tuple(Branch(branch.ids[kept], branch.mask[kept]) for branch in tree.branches)
+        return replace(tree, branches=branches)

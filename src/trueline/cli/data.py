@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,25 +49,39 @@ def inspect(
     model: Annotated[
         str | None, typer.Option(help="Count tokens too, with this model's tokenizer.")
     ] = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Show a row's text, and with --model its tokens.")
+    ] = False,
+    row: Annotated[int, typer.Option(help="Which row --show shows; the first is 1.")] = 1,
     json: Json = False,
 ) -> None:
-    """Say what is in the data and what to mend: lengths, duplicates, balance, bias, bad rows."""
-    from trueline.data import inspect_examples, load_examples
+    """Say what is in the data and what to mend: lengths, duplicates, balance, bias, bad rows.
 
+    No row's text is printed unless --show asks for it.
+    """
+    from trueline.data import inspect_examples, load_examples
+    from trueline.errors import UserError
+
+    if row < 1 or (row > 1 and not show):
+        raise UserError(f"--row counts from 1 and goes with --show, got --row {row}")
     encode = _encoder(model)
     examples = load_examples(
         source, split=split, name=name, form=form, skip_bad=skip_bad, limit=limit
     )
     with _progress(examples):
         summary = inspect_examples(examples, encode=encode)
+        example = next(islice(examples, row - 1, None), None) if show else None
+    if show and example is None:
+        raise UserError(f"--row {row}: there are {summary.examples} rows that can be used")
     if json:
-        print_json({"source": source, **summary.to_dict()})
+        shown = {} if example is None else {"shown": _plain(example, encode)}
+        print_json({"source": source, **summary.to_dict(), **shown})
         return
     _show(source, summary)
-    example = next(iter(examples))
-    _show_example(example)
-    if encode is not None:
-        _show_tokens(example, encode)
+    if example is not None:
+        _show_example(example)
+        if encode is not None:
+            _show_tokens(example, encode)
 
 
 @app.command()
@@ -139,7 +154,10 @@ def _show(source: str, summary: DataSummary) -> None:
         facts.add_row(kind, ", ".join(f"{count:,} {value}" for value, count in counts.items()))
     console.print(facts)
     _show_dropped(summary.dropped)
-    for sentence in summary.advice:
+    if summary.unread:
+        named = ", ".join(f"{name} ({count:,} rows)" for name, count in summary.unread.items())
+        console.print(Text(f"• Columns that are not read: {named}.", "yellow"))
+    for sentence in [*(f"{line}." for line in summary.encoding), *summary.advice]:
         console.print(Text(f"• {sentence}", "yellow"))
 
 
@@ -154,14 +172,10 @@ def _show_dropped(dropped: dict[str, Any]) -> None:
 
 def _show_example(example: Example) -> None:
     """One example, each part labeled; its text is never markup and never a terminal's command."""
-    parts = [("prompt", example.prompt)]
-    roles = dict.fromkeys(range(len(example.completions)), "completion")
-    for index, completion in enumerate(example.completions):
-        if completion.desirable is not None:
-            roles[index] = "desirable" if completion.desirable else "undesirable"
-    for chosen, rejected in example.pairs:
-        roles |= {chosen: "chosen", rejected: "rejected"}
-    parts += [(role, example.completions[index].content) for index, role in roles.items()]
+    from trueline.batching.show import roles
+
+    contents = (completion.content for completion in example.completions)
+    parts = [("prompt", example.prompt), *zip(roles(example), contents, strict=True)]
     console.rule(Text(example.id or "example"))
     for role, content in parts:
         text = content
@@ -176,12 +190,36 @@ def _show_example(example: Example) -> None:
 
 def _show_tokens(example: Example, encode: Encoder) -> None:
     """The tokens as training sees them: what is scored stands out, the rest is context."""
-    tree = encode(example)
+    from trueline.batching.show import parts
+
     console.rule(Text("tokens: the scored ones are reversed"))
-    for index, branch in enumerate(tree.branches):
-        line = Text(f"COMPLETION {index + 1} ", "bold")
-        context = encode.tokenizer.decode(tree.prompt.tolist())[-SHOWN:]
-        line.append(context, "dim")
-        for token, scored in zip(branch.ids.tolist(), branch.mask.tolist(), strict=True):
-            line.append(encode.tokenizer.decode([token]), "reverse green" if scored else "dim")
+    for part in parts(encode, example):
+        scored = sum(token.scored for token in part.tokens)
+        line = Text(f"{part.role.upper()} {len(part.tokens)} tokens, {scored} scored\n", "bold")
+        for token in part.tokens:
+            line.append(_visible(token.text), "reverse green" if token.scored else "dim")
+            line.append("\n" if token.text.endswith("\n") else "|", "dim")
         console.print(line)
+
+
+def _visible(text: str) -> str:
+    """A token's text with white space that can be seen, and nothing that moves the cursor."""
+    text = text.replace("\n", "↵").replace(" ", "·").replace("\t", "→")
+    return "".join(c if c.isprintable() else "�" for c in text)
+
+
+def _plain(example: Example, encode: Encoder | None) -> dict[str, Any]:
+    """A row for --json: its text, and its tokens where there is a tokenizer."""
+    from trueline.batching.show import parts, roles
+
+    found = {
+        "id": example.id,
+        "prompt": example.prompt,
+        "completions": [
+            {"role": role, "content": completion.content}
+            for role, completion in zip(roles(example), example.completions, strict=True)
+        ],
+    }
+    if encode is not None:
+        found["tokens"] = [asdict(part) for part in parts(encode, example)]
+    return found

@@ -105,8 +105,6 @@ class PolicyEmbedder:
 
     def _rows(self, example: Example) -> Iterator[tuple[list[int], list[int]]]:
         """Each completion's ids, and a mask of those that are the response's."""
-        from trueline.prompts import encode
-
         if self.context:
             tree = self.encode(example)
             before = tree.prompt.tolist()
@@ -117,7 +115,7 @@ class PolicyEmbedder:
                 yield before + ids, [0] * len(before) + [int(scored) for scored in mask]
             return
         for completion in example.completions:
-            ids = encode(self.tokenizer, flat(completion.content))
+            ids = self.encode.renderer.prompt_ids(flat(completion.content))
             start = int(len(ids) > 1 and ids[0] == self.tokenizer.bos_token_id)
             ids = ids[: self.max_length + start]
             yield ids, [0] * start + [1] * (len(ids) - start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ class WriteReport:
     examples: int
     left_out: int
 
+
+FOR_TEMPLATES = {"tools": "string", "chat_template_kwargs": "string"}
+"""Columns for what a chat template reads beside the messages, as JSON text."""
 
 TARGETS: Registry[Target] = Registry("target form")
 """The forms that can be written, by name."""
@@ -125,14 +129,18 @@ def _labels(example: Example) -> list[tuple[int, bool]]:
 class _Counted:
     """The rows of all examples in a form, counted as they pass."""
 
-    def __init__(self, examples: Iterable[Example], form: str) -> None:
-        self.source, self.form = examples, form
+    def __init__(self, examples: Iterable[Example], form: str, suffix: str) -> None:
+        self.source, self.form, self.suffix = examples, form, suffix
         self.target = TARGETS[form]
+        self.columns = dict(self.target.columns)
+        if suffix in (".jsonl", ".json"):
+            self.columns |= FOR_TEMPLATES
         self.rows = self.examples = self.left_out = 0
 
     def __iter__(self) -> Iterator[Cells]:
         for example in self.source:
             self.examples += 1
+            self._see_template(example)
             try:
                 rows = list(self.target.rows(example))
             except RecordError as error:
@@ -144,13 +152,38 @@ class _Counted:
                 self.rows += 1
                 yield self._complete(example, row)
 
+    def _see_template(self, example: Example) -> None:
+        """A table's columns are known from its first row on, and its messages are role and
+        content."""
+        if self.examples == 1 and example.template:
+            self.columns |= FOR_TEMPLATES
+        place = example.id or f"example {self.examples}"
+        if example.template and "tools" not in self.columns:
+            raise DataError(
+                place, "has tools or chat_template_kwargs, and the first row has none; write .jsonl"
+            )
+        texts = [example.prompt, *(completion.content for completion in example.completions)]
+        turns = [turn for text in texts if not isinstance(text, str) for turn in text]
+        if self.suffix == ".parquet" and any(turn.more for turn in turns):
+            raise DataError(
+                place, "a turn has more than role and content (tool_calls, ...); write .jsonl"
+            )
+
     def _complete(self, example: Example, row: Cells) -> Cells:
         shared = {
             "prompt": example.prompt,
             "reference_prompt": example.reference_prompt,
             "safety": example.safety,
+            "tools": _as_json(example.template.get("tools")),
+            "chat_template_kwargs": _as_json(
+                {key: value for key, value in example.template.items() if key != "tools"}
+            ),
         }
-        return {name: _plain({**shared, **row}[name]) for name in self.target.columns}
+        return {name: _plain({**shared, **row}[name]) for name in self.columns}
+
+
+def _as_json(value: Any) -> str | None:
+    return json.dumps(value, ensure_ascii=False) if value else None
 
 
 def _contents(row: Cells) -> Iterator[Any]:
@@ -195,12 +228,12 @@ def write_examples(
     """
     path = Path(path)
     suffix = check_output(path, form, overwrite=overwrite)
-    counted = _Counted(examples, form)
+    counted = _Counted(examples, form, suffix)
     rows = iter(counted)
     first = next(rows, None)
     if first is None:
         raise DataError(path, f"no row to write in form {form!r}")
-    schema = Schema(counted.target.columns, isinstance(first["prompt"], list))
+    schema = Schema(counted.columns, isinstance(first["prompt"], list))
     part = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,8 @@ from trueline.records import Message, RecordError, Safety, Text
 
 Fields: TypeAlias = Mapping[str, Any]
 
+_PICTURES = ("image", "images", "video", "videos", "audio", "audios")
+_KINDS: dict[type[Any], str] = {dict: "an object", list: "a list"}
 _LABELS = {"true": True, "false": False, "1": True, "0": False}
 _SAFETY: dict[str, Safety] = {"0": "harmful", "1": "safe", "harmful": "harmful", "safe": "safe"}
 
@@ -41,7 +43,7 @@ def as_text(value: Any, what: str) -> Text:
     """A string as it stands, or a list of ``{"role", "content"}`` as messages.
 
     Raises:
-        RecordError: it is neither, it is no valid Unicode, or a message calls tools.
+        RecordError: it is neither, it is no valid Unicode, or a message holds more than text.
 
     Example:
         >>> as_text([{"role": "user", "content": "Sky?"}], "prompt")
@@ -58,10 +60,9 @@ def as_text(value: Any, what: str) -> Text:
     messages = tuple(
         item if isinstance(item, Message) else Message.from_dict(item) for item in value
     )
-    if any(isinstance(item, Mapping) and item.get("tool_calls") for item in value):
-        raise RecordError(f"{what} calls tools; only role and content can be trained on")
     for message in messages:
         _check_unicode(message.content, what)
+        _check_unicode(message.more, what)
     return messages
 
 
@@ -88,6 +89,50 @@ def items(row: Fields, column: str) -> list[Any]:
     if not isinstance(value, list | tuple):
         raise RecordError(f"{column} must be a list, got {type(value).__name__}")
     return list(value)
+
+
+def template(row: Fields) -> dict[str, Any]:
+    """What the chat template reads beside the messages: ``tools`` and ``chat_template_kwargs``.
+
+    Example:
+        >>> template({"tools": "[]", "chat_template_kwargs": {"enable_thinking": False}})
+        {'enable_thinking': False}
+    """
+    given = _json(row.get("chat_template_kwargs"), "chat_template_kwargs", dict)
+    tools = _json(row.get("tools"), "tools", list)
+    if not all(isinstance(tool, Mapping) for tool in tools or ()):
+        raise RecordError("tools must be a list of JSON schemas, one object a tool")
+    found = {str(key): value for key, value in (given or {}).items() if value is not None}
+    return {**found, "tools": tools} if tools else found
+
+
+def _json(value: Any, column: str, kind: type[Any]) -> Any:
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise RecordError(
+                f"{column} must be {_KINDS[kind]}; its text is no valid JSON"
+            ) from None
+    if value is not None and not isinstance(value, kind):
+        raise RecordError(f"{column} must be {_KINDS[kind]}, got {type(value).__name__}")
+    return value
+
+
+def refuse_pictures(row: Fields) -> None:
+    """A text trainer reads no pictures, films or sound.
+
+    Raises:
+        RecordError: the row has some.
+    """
+    for column in _PICTURES:
+        if row.get(column):
+            raise RecordError(
+                f"column {column!r} is not text, and only text can be trained on; drop the column "
+                "if the text stands without it"
+            )
 
 
 def texts(row: Fields, column: str) -> list[Text]:

@@ -1,7 +1,8 @@
 """The forms data comes in: one decorated function a form, from a row to an Example.
 
-A form is recognized by its columns. Further columns are ignored, but for ``reference_prompt`` and
-``safety``, which every form takes. This file is a catalog: it grows with the forms.
+A form is recognized by its columns. Every form takes ``reference_prompt``, ``safety``, ``tools``
+and ``chat_template_kwargs`` too; further columns are not read, and :meth:`Form.unread` names them.
+This file is a catalog: it grows with the forms.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Form:
         example: a row in this form.
         description: one line.
         read: the row's Example, without place and optional columns.
+        also: further columns of its own.
     """
 
     name: str
@@ -37,6 +39,18 @@ class Form:
     example: Fields
     description: str
     read: Read
+    also: tuple[str, ...] = ()
+
+    def unread(self, columns: Iterable[str]) -> list[str]:
+        """Those of a row's filled columns that are not read.
+
+        Example:
+            >>> FORMS["preference"].unread(["prompt", "chosen", "rejected", "margin"])
+            ['margin']
+        """
+        present = list(columns)
+        needed = next((n for n in self.columns if set(n) <= set(present)), ())
+        return [name for name in present if name not in (*needed, *self.also, *COMMON)]
 
     def missing(self, columns: Iterable[str]) -> list[str]:
         """The needed columns that are not there, of the alternative that lacks the fewest."""
@@ -60,14 +74,19 @@ class Form:
             raise RecordError(
                 f"column {lacks[0]!r} {fault}; form {self.name!r} needs {needs}{hint}"
             )
+        fields.refuse_pictures(row)
         example = self.read(row)
         return replace(
             example,
+            template=fields.template(row),
             reference_prompt=_reference(row, example),
             safety=fields.safety(row.get("safety")),
             id=example.id or place,
         )
 
+
+COMMON = ("reference_prompt", "safety", "tools", "chat_template_kwargs")
+"""Columns that every form takes."""
 
 FORMS: Registry[Form] = Registry("data form")
 """Every form by name."""
@@ -79,7 +98,11 @@ def filled(row: Fields) -> list[str]:
 
 
 def form(
-    name: str, *columns: tuple[str, ...], example: Fields, aliases: Sequence[str] = ()
+    name: str,
+    *columns: tuple[str, ...],
+    example: Fields,
+    aliases: Sequence[str] = (),
+    also: tuple[str, ...] = (),
 ) -> Callable[[Read], Read]:
     """Register a form: its name, the columns it needs (alternatives), an example row.
 
@@ -89,7 +112,7 @@ def form(
 
     def add(read: Read) -> Read:
         description = (read.__doc__ or "").strip().splitlines()[0]
-        FORMS.add(name, Form(name, columns, example, description, read), aliases)
+        FORMS.add(name, Form(name, columns, example, description, read, also), aliases)
         return read
 
     return add
@@ -294,6 +317,7 @@ def scored(row: Fields) -> Example:
         ],
         "pairs": [[0, 1]],
     },
+    also=("pairs", "id"),
 )
 def own(row: Fields) -> Example:
     """Trueline's own form: everything an Example holds, as `trueline data convert` writes it."""

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from trueline.data.advice import advise
 from trueline.data.load import Examples
 from trueline.data.tally import Encoded, Lengths, Tally
 from trueline.records import Example
 from trueline.results import Metric
+
+
+@runtime_checkable
+class Says(Protocol):
+    """An encoder that says what became of the rows."""
+
+    def said(self) -> list[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,8 @@ class DataSummary:
         balance: counts of labels and of safety labels.
         rates: shares with n and a 95% Wilson interval.
         dropped: for each reason the count and the first places.
+        unread: for each column that is not read the rows in which it holds something.
+        encoding: what became of the rows as tokens, in sentences; empty where nothing was encoded.
         advice: what to mend, in sentences.
     """
 
@@ -42,6 +51,8 @@ class DataSummary:
     balance: dict[str, dict[str, int]]
     rates: tuple[Metric, ...]
     dropped: dict[str, Any]
+    unread: dict[str, int] = field(default_factory=dict)
+    encoding: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
 
     def rate(self, name: str) -> Metric | None:
@@ -92,6 +103,8 @@ def inspect_examples(
         balance=tally.balance(),
         rates=tally.rates(),
         dropped=loaded.report.to_dict()["dropped"] if loaded else {},
+        unread=dict(loaded.report.unread) if loaded else {},
+        encoding=encode.said() if isinstance(encode, Says) else [],
     )
     summary.advice.extend(advise(summary))
     return summary

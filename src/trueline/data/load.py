@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, islice
@@ -30,11 +31,15 @@ class Drop:
 
 @dataclass(slots=True)
 class LoadReport:
-    """What became of the rows: ``rows == examples + dropped rows``, reason by reason."""
+    """What became of the rows: ``rows == examples + dropped rows``, reason by reason.
+
+    ``unread`` counts for each column that is not read the rows in which it holds something.
+    """
 
     rows: int = 0
     examples: int = 0
     dropped: dict[str, Drop] = field(default_factory=dict)
+    unread: Counter[str] = field(default_factory=Counter)
 
     def drop(self, place: str, error: Exception) -> None:
         """Count a row that could not be used."""
@@ -73,6 +78,7 @@ class Examples:
         self._skip_bad = skip_bad
         self._limit = limit
         self._begun: Iterator[Row] | None = None
+        self._known: dict[tuple[str, ...], list[str]] = {}
 
     @property
     def form(self) -> forms.Form:
@@ -80,6 +86,12 @@ class Examples:
         if self._form is None:
             self._form = self._detect()
         return self._form
+
+    def _unread(self, form: forms.Form, columns: tuple[str, ...]) -> list[str]:
+        """Rows have the same columns again and again; the answer for each set is kept."""
+        if columns not in self._known:
+            self._known[columns] = form.unread(columns)
+        return self._known[columns]
 
     def _detect(self) -> forms.Form:
         rows, seen = self._open(), []
@@ -109,6 +121,8 @@ class Examples:
                 report.drop(row.place, error)
                 continue
             report.examples += 1
+            if isinstance(row.value, Mapping):
+                report.unread.update(self._unread(form, tuple(forms.filled(row.value))))
             yield example
             if report.examples == self._limit:
                 return

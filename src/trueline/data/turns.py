@@ -86,8 +86,8 @@ def split_turns(conversations: Sequence[Turns]) -> Split:
     prompt = conversations[0][:common]
     while prompt and prompt[-1].role == "assistant":
         prompt = prompt[:-1]
-    if not any(turn.role == "user" for turn in prompt):
-        raise RecordError("no common prompt: the conversations share no user turn")
+    if not prompt:
+        raise RecordError("no common prompt: the conversations share no turn before the answer")
     answers = tuple(turns[len(prompt) :] for turns in conversations)
     for answer in answers:
         _check_answer(answer)
@@ -145,7 +145,7 @@ def _check_prompt(prompt: str, split: Split) -> Split:
 def _check_answer(turns: Turns) -> None:
     if not turns or turns[-1].role != "assistant":
         raise RecordError("no answer: the conversation does not end with an assistant turn")
-    if not turns[-1].content.strip():
+    if not turns[-1].says:
         raise RecordError("empty completion: its last assistant turn has no text")
     if turns[0].role != "assistant":
         raise RecordError(

@@ -16,7 +16,7 @@ import torch
 from trueline.diagnostics.separation.hidden import evaluating
 from trueline.errors import UserError
 from trueline.evaluation.sampling import GumbelNoise
-from trueline.prompts import Progress, batches_by_length, encode, pad, render
+from trueline.prompts import Progress, Renderer, batches_by_length, pad
 from trueline.records import Text
 from trueline.results import Metric
 from trueline.stats import rate
@@ -92,7 +92,7 @@ def generate(
 
     Raises:
         UserError: a count of prefills that differs, messages without a chat template, a prompt
-            without tokens or with a second BOS, a limit below one token, a negative temperature.
+            without tokens, a limit below one token, a negative temperature.
     """
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
@@ -101,8 +101,9 @@ def generate(
     starts = [""] * len(prompts) if prefill is None else list(prefill)
     if len(starts) != len(prompts):
         raise UserError(f"expected one prefill a prompt, got {len(starts)} for {len(prompts)}")
+    renderer = Renderer(tokenizer)
     inputs = [
-        model_input(tokenizer, prompt, start, f"prompt {i}")
+        model_input(renderer, prompt, start, f"prompt {i}")
         for i, (prompt, start) in enumerate(zip(prompts, starts, strict=True))
     ]
     ends = end_tokens(model, tokenizer)
@@ -144,35 +145,21 @@ class ModelInput:
 
 
 def model_input(
-    tokenizer: PreTrainedTokenizerBase, prompt: Text, prefill: str = "", what: str = "the prompt"
+    renderer: Renderer, prompt: Text, prefill: str = "", what: str = "the prompt"
 ) -> ModelInput:
-    """Prompt and prefill as token ids: through the template, open for the answer, one BOS.
+    """Prompt and prefill as token ids: as training reads them, open for the answer.
 
-    Prompt and prefill are tokenized as one text. Where the tokenizer would merge across their
-    boundary they are encoded apart, so the prompt's tokens never depend on the prefill.
+    The prompt's tokens never depend on the prefill, and no text of either makes a control token.
 
     Raises:
-        UserError: messages without a chat template, no tokens, or a second BOS, which a prompt
-            that spells it would bring along.
+        UserError: messages without a chat template, or no tokens.
     """
-    text = render(tokenizer, prompt, open_turn=True)
-    ids = encode(tokenizer, text)
-    start: list[int] = []
-    if prefill:
-        whole = encode(tokenizer, text + prefill)
-        if len(whole) > len(ids) and whole[: len(ids)] == ids:
-            start = whole[len(ids) :]
-        else:
-            start = list(tokenizer(prefill, add_special_tokens=False)["input_ids"])
-    both = ids + start
+    text = renderer.text(prompt)
+    ids = renderer.control.encode(text)
+    start = renderer.continuation(text, ids, renderer.control.mark(prefill)).ids
+    both = renderer.begin(prompt, [*ids, *start])
     if not both:
         raise UserError(f"{what} has no tokens")
-    bos = tokenizer.bos_token_id
-    if bos != tokenizer.eos_token_id and both.count(bos) > 1:
-        raise UserError(
-            f"{what} holds {both.count(bos)} BOS tokens, the model expects one at the start; "
-            f"take {tokenizer.bos_token!r} out of the text or of the chat template"
-        )
     return ModelInput(both, start, prefill)
 
 

@@ -51,8 +51,6 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
         peft_config=adapter,
     )
     _write_run_files(run, trainer, resume=resume)
-    for name, count in trainer.encoder.counts.items():
-        console.print(f"{name.replace('_', ' ')}: {count}", highlight=False)
     settle_tensorboard(trainer)
     before = trainer.evaluate(metric_key_prefix="base") if test and not resume else None
     try:
@@ -67,6 +65,8 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
     trainer.save_model()
     trainer.save_state()
     findings = [held_out_finding(after, before, reference=trainer.reference is not None)] if after else []
+    if encoding := trainer.encoder.told.finding():
+        findings.append(encoding)
     log_findings(trainer, findings)
     if trainer.is_world_process_zero():
         save_findings(_output(run), findings)
@@ -149,6 +149,8 @@ def _read(data: DataArguments, source: str, split: str) -> list[Example]:
     for reason, drop in examples.report.dropped.items():
         places = ", ".join(drop.places)
         console.print(f"dropped {drop.count} rows, {reason}: {places}", style="yellow")
+    if unread := ", ".join(examples.report.unread):
+        console.print(f"columns of {source} that are not read: {unread}", style="yellow")
     return rows
 
 

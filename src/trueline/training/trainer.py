@@ -118,7 +118,11 @@ class AlignmentTrainer(Trainer):
             )
         check_remedies(args, self.objective)
         self.encoder = Encoder(
-            processing_class, max_length=args.max_length, max_prompt_length=args.max_prompt_length
+            processing_class,
+            max_length=args.max_length,
+            max_prompt_length=args.max_prompt_length,
+            truncation_mode=args.truncation_mode,
+            allow_control_tokens=args.allow_control_tokens,
         )
         check_vocabulary(model, processing_class)
         if args.disable_dropout:
@@ -146,6 +150,9 @@ class AlignmentTrainer(Trainer):
             callbacks=[*(callbacks or ()), _EpochCallback(self)],
         )
         check_processes(self)
+        if self.is_world_process_zero():
+            for sentence in self.encoder.said():
+                log.warning("%s", sentence)
         for printer in (PrinterCallback, ProgressCallback):  # they print on stdout
             self.remove_callback(printer)
         self._bar = ProgressBar(self.objective.spec.name, quiet=self._quiet)

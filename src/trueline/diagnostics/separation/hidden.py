@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trueline.errors import UserError
-from trueline.prompts import Progress, batches_by_length, encode, pad, render
+from trueline.prompts import Progress, Renderer, batches_by_length, pad
 from trueline.records import Text
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ def _encoded(
 ) -> list[list[int]]:
     if not len(prompts):
         raise UserError("no prompts were given")
-    sequences = [encode(tokenizer, render(tokenizer, p, open_turn=open_turn)) for p in prompts]
+    renderer = Renderer(tokenizer)
+    sequences = [renderer.prompt_ids(prompt, open_turn=open_turn) for prompt in prompts]
     for index, ids in enumerate(sequences):
         if not ids:
             raise UserError(f"prompt {index} has no tokens")

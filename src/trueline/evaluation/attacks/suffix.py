@@ -12,7 +12,8 @@ from torch import Tensor
 
 from trueline.errors import UserError
 from trueline.evaluation.backends.base import Request
-from trueline.prompts import encode, render
+from trueline.prompts import Renderer
+from trueline.records import Text
 
 SLOT = "SUFFIXGOESHERE"
 """Stands in a request where the suffix goes."""
@@ -46,7 +47,8 @@ class Budget:
 class Gap:
     """A prompt with a gap: token ids before it, after it, and of the target."""
 
-    tokenizer: Any
+    renderer: Renderer
+    prompt: Text
     head: str
     tail: str
     before: list[int]
@@ -58,36 +60,38 @@ class Gap:
         return [*self.before, *suffix, *self.after, *self.target]
 
     def text(self, suffix: Sequence[int]) -> str:
-        decoded = self.tokenizer.decode(list(suffix), clean_up_tokenization_spaces=False)
-        return str(decoded).strip()
+        return self.renderer.decode(suffix).strip()
 
     def survives(self, suffix: Sequence[int]) -> bool:
         """Whether the prompt, written out, encodes to these very tokens."""
         text = self.text(suffix)
-        whole = encode(self.tokenizer, self.head + text + self.tail)
-        return whole == [*self.before, *suffix, *self.after]
+        whole = self.renderer.control.encode(self.head + text + self.tail)
+        return self.renderer.begin(self.prompt, whole) == [*self.before, *suffix, *self.after]
 
 
 def open_gap(tokenizer: Any, request: Request, target: str, length: int) -> Gap:
-    text = render(tokenizer, request.prompt, open_turn=True) + request.prefill
+    renderer = Renderer(tokenizer)
+    mark, raw = renderer.control.mark, renderer.control.encode
+
+    def encode(text: str) -> list[int]:
+        return renderer.begin(request.prompt, raw(text))
+
+    text = renderer.text(request.prompt) + mark(request.prefill)
     if text.count(SLOT) != 1:
         raise UserError(
             f"gcg: the chat template writes the request {text.count(SLOT)} times; it must keep it "
             "as it is, once"
         )
     head, tail = text.split(SLOT)
-    whole = encode(tokenizer, head + " ".join("!" * length) + tail)
-    before = _common(whole, encode(tokenizer, head))
-    rest = tokenizer(tail, add_special_tokens=False)["input_ids"] if tail else []
-    after = _common(whole[before:][::-1], rest[::-1])
-    both = encode(tokenizer, head + " ".join("!" * length) + tail + target)
-    goal = (
-        both[len(whole) :]
-        if both[: len(whole)] == whole and len(both) > len(whole)
-        else tokenizer(target, add_special_tokens=False)["input_ids"]
-    )
+    filled = head + " ".join("!" * length) + tail
+    whole = encode(filled)
+    before = _common(whole, encode(head))
+    after = _common(whole[before:][::-1], (raw(tail) if tail else [])[::-1])
+    goal = renderer.continuation(filled, raw(filled), mark(target)).ids
     end = len(whole) - after
-    return Gap(tokenizer, head, tail, whole[:before], whole[end:], list(goal), whole[before:end])
+    return Gap(
+        renderer, request.prompt, head, tail, whole[:before], whole[end:], goal, whole[before:end]
+    )
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -10,8 +10,8 @@ from trueline.config import ModelArguments
 from trueline.evaluation.backends.base import Decoding, Request
 from trueline.evaluation.generation import Generation, OnAnswer, generate, model_input
 from trueline.fingerprint import fingerprint
-from trueline.models import load_model, load_tokenizer
-from trueline.prompts import Progress
+from trueline.models import check_vocabulary, load_model, load_tokenizer
+from trueline.prompts import Progress, Renderer, control_tokens
 
 
 class TransformersBackend:
@@ -28,6 +28,7 @@ class TransformersBackend:
 
     def __init__(self, model: Any, tokenizer: Any, *, batch_size: int = 32) -> None:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.renderer = Renderer(tokenizer)
         precision = str(next(model.parameters()).dtype)
         self.facts = {
             "backend": "transformers",
@@ -40,7 +41,7 @@ class TransformersBackend:
         return self.model, self.tokenizer
 
     def key(self, request: Request) -> list[int]:
-        return model_input(self.tokenizer, request.prompt, request.prefill).ids
+        return model_input(self.renderer, request.prompt, request.prefill).ids
 
     def __call__(
         self,
@@ -75,6 +76,7 @@ def load_local(
     args = ModelArguments(model_name_or_path=name, dtype=dtype, model_revision=revision)
     tokenizer = load_tokenizer(args)
     model = load_model(args).to(_device()).eval()
+    check_vocabulary(model, tokenizer, name)
     return TransformersBackend(model, tokenizer, batch_size=batch_size)
 
 
@@ -86,13 +88,6 @@ def _device() -> str:
     if torch.cuda.is_available():
         return f"cuda:{local_rank()}"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def control_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """The strings that the tokenizer reads as special tokens, the longest first."""
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    special = {str(token) for token in added.values() if getattr(token, "special", True)}
-    return tuple(sorted(special | set(tokenizer.all_special_tokens), key=lambda t: (-len(t), t)))
 
 
 def template_hash(tokenizer: Any) -> str | None:

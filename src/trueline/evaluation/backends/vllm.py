@@ -9,7 +9,6 @@ from typing import Any
 from trueline.config import ModelArguments
 from trueline.errors import UserError
 from trueline.evaluation.backends.base import Decoding, Request
-from trueline.evaluation.backends.local import control_tokens
 from trueline.evaluation.generation import (
     Generation,
     OnAnswer,
@@ -19,7 +18,7 @@ from trueline.evaluation.generation import (
 )
 from trueline.fingerprint import files_fingerprint
 from trueline.models import load_tokenizer
-from trueline.prompts import Progress
+from trueline.prompts import Progress, Renderer, control_tokens
 
 CHUNK = 256
 """Requests handed over at a time; their answers are kept before the next are asked for."""
@@ -57,6 +56,7 @@ class VllmBackend:
         self.tokenizer = load_tokenizer(
             ModelArguments(model_name_or_path=name, model_revision=revision)
         )
+        self.renderer = Renderer(self.tokenizer)
         # "vllm": the model's own sampling settings must change nothing, as with transformers
         options.setdefault("generation_config", "vllm")
         self.engine = vllm.LLM(model=name, dtype=dtype, revision=revision, **options)
@@ -65,7 +65,7 @@ class VllmBackend:
         self._ends = end_tokens(_generation_settings(name, revision), self.tokenizer)
 
     def key(self, request: Request) -> list[int]:
-        return model_input(self.tokenizer, request.prompt, request.prefill).ids
+        return model_input(self.renderer, request.prompt, request.prefill).ids
 
     def __call__(
         self,
@@ -76,7 +76,7 @@ class VllmBackend:
         on_answer: OnAnswer | None = None,
     ) -> list[Generation]:
         inputs = [
-            model_input(self.tokenizer, r.prompt, r.prefill, f"prompt {i}")
+            model_input(self.renderer, r.prompt, r.prefill, f"prompt {i}")
             for i, r in enumerate(requests)
         ]
         settings = self._params(

@@ -16,7 +16,7 @@ from trueline.evaluation.backends import Backend, Decoding, Request, open_backen
 from trueline.evaluation.judges.asking import AskingJudge, asked
 from trueline.evaluation.judges.base import Judge, Verdict, judge, unparsable
 from trueline.evaluation.judges.prompts import NOTE, defused, delimited, prompt_hash
-from trueline.prompts import through_template
+from trueline.prompts import Renderer
 from trueline.records import Message
 
 FRAME_MARKS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<|user|>", "<|assistant|>")
@@ -128,7 +128,9 @@ def llama_guard(
         )
         if tokenizer is None:
             return Request(turns)
-        return Request(through_template(tokenizer, turns, add_generation_prompt=True))
+        renderer = Renderer(tokenizer)
+        rendered = renderer.template(renderer.turns(turns), {}, add_generation_prompt=True)
+        return Request(rendered)
 
     template = "" if tokenizer is None else str(tokenizer.chat_template)
     return AskingJudge(
