@@ -218,3 +218,39 @@ def test_r2_files_are_hashed_whole_and_once(tmp_path, monkeypatch):
         file.write(b"x")
     os.utime(weights, (old, old))
     assert files_fingerprint(str(folder)) != first
+
+
+def test_r2_sharded_tensors_are_gathered(tmp_path, monkeypatch):
+    """FSDP's tensors, and parameters that ZeRO-3 leaves empty between steps."""
+    import sys
+    from contextlib import contextmanager
+    from types import SimpleNamespace
+
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    whole = torch.randn(6, 5)
+    expected = fingerprint(nn.ParameterDict({"x": nn.Parameter(whole)}), "float32")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        cut = distribute_tensor(whole, init_device_mesh("cpu", (1,)), [Shard(0)])
+        sharded = nn.ParameterDict({"x": nn.Parameter(cut)})
+        assert fingerprint(sharded, "float32") == expected
+    finally:
+        dist.destroy_process_group()
+
+    empty = nn.Parameter(torch.empty(0))
+    empty.ds_id = 0
+
+    @contextmanager
+    def gathered(parameters):
+        (parameter,) = parameters
+        parameter.data = whole
+        yield
+        parameter.data = torch.empty(0)
+
+    zero = SimpleNamespace(GatheredParameters=gathered)
+    monkeypatch.setitem(sys.modules, "deepspeed", SimpleNamespace(zero=zero))
+    assert fingerprint(nn.ParameterDict({"x": empty}), "float32") == expected
+    assert not empty.numel()
