@@ -26,6 +26,8 @@ HERE = Path(__file__).parent
 PAPER = {"cr": "kldo-cr.jsonl.gz", "preference": "kldo-preference.jsonl.gz"}
 ADVBENCH, XSTEST = "advbench-harmful_behaviors.csv.gz", "xstest-prompts.csv.gz"
 EVALUATED = ("base", "kldo", "dpo", "lora")
+FASTER = 1.2
+"""So many times as fast must bf16 be to be worth its rounding."""
 
 
 class StoryError(Exception):
@@ -70,7 +72,7 @@ def trueline(*words: object) -> list[str]:
 
 
 def story(
-    model: Path, data: Path | None, out: Path, budget: Budget, *, bf16: bool
+    model: Path, data: Path | None, out: Path, budget: Budget, *, bf16: bool | None
 ) -> Iterator[Step]:
     """All steps, in order; training in bf16 where that is faster."""
     made = out / "data"
@@ -130,7 +132,8 @@ def _training(model: Path, made: Path, out: Path, budget: Budget, bf16: bool) ->
         options += ["--dataset_name", made / source / "train.jsonl"]
         options += ["--eval_dataset_name", made / source / "test.jsonl"]
         options += ["--max_samples", budget.rows, "--output_dir", out / name]
-        options += ["--bf16", str(bf16).lower()]
+        if bf16 is not None:
+            options += ["--bf16", str(bf16).lower()]
         if budget.steps is not None:
             options += ["--max_steps", budget.steps]
         yield Step(name, trueline("align", *options), (recipe,))
@@ -161,17 +164,21 @@ def _folder(name: str, model: Path, out: Path) -> Path:
     return {"base": model, "lora": out / "dpo-lora" / "merged"}.get(name, out / name)
 
 
-def precision(out: Path) -> bool:
-    """Whether this processor multiplies faster in bf16; asked once, so that a story stays one."""
-    kept = out / "precision.json"
-    if kept.is_file():
-        return bool(json.loads(kept.read_text("utf-8"))["bf16"])
-    from trueline.precision import bf16_speed
+def precision(out: Path) -> bool | None:
+    """Whether this processor multiplies faster in bf16; asked once, so that a story stays one.
 
-    speed = bf16_speed()
-    out.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps({"bf16": speed > 1.2, "times_as_fast": speed}) + "\n", "utf-8")
-    return speed > 1.2
+    None where there is a GPU, where `trueline align` decides by itself."""
+    kept = out / "precision.json"
+    if not kept.is_file():
+        import torch
+
+        from trueline.precision import bf16_speed
+
+        speed = None if torch.accelerator.is_available() else bf16_speed()
+        out.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps({"bf16_times_as_fast": speed}) + "\n", "utf-8")
+    speed = json.loads(kept.read_text("utf-8"))["bf16_times_as_fast"]
+    return None if speed is None else speed > FASTER
 
 
 def run(step: Step, out: Path) -> None:
@@ -201,17 +208,32 @@ def run(step: Step, out: Path) -> None:
         log.open("a", encoding="utf-8") as file,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process,
     ):
-        assert process.stdout is not None
-        for line in process.stdout:
-            text = line.decode("utf-8", "replace")
+        for text in _lines(process):
             file.write(text)
             print(text, end="", flush=True)
     if process.returncode:
-        raise StoryError(f"step {step.name!r} ended with {process.returncode}; its output: {log}")
+        raise StoryError(
+            f"step {step.name!r} ended with {process.returncode}; its output is in {log}, and the "
+            "same command goes on from there"
+        )
     seconds = time.monotonic() - begin
     marker.parent.mkdir(parents=True, exist_ok=True)
     kept = {"identity": step.identity, "seconds": seconds, "command": command}
     marker.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+
+
+def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
+    """What a command prints until it ends. An interrupt is the command's own to answer: it got it
+    too, and may be saving a checkpoint."""
+    assert process.stdout is not None
+    while True:
+        try:
+            line = process.stdout.readline()
+        except KeyboardInterrupt:
+            continue
+        if not line:
+            return
+        yield line.decode("utf-8", "replace")
 
 
 def summary(out: Path) -> str:
