@@ -1,7 +1,7 @@
 """The whole story on a real model, by Trueline's own commands: each is printed before it runs.
 
     python examples/real/story.py                       # what `make real` does
-    python examples/real/story.py --quick               # the same way, a tenth of the work
+    python examples/real/story.py --quick               # the same way, too little to learn anything
     python examples/real/story.py --steps evaluate-kldo compare
 
 A step that is done is not done again, and one that was cut off goes on where it can. All that was
@@ -36,18 +36,20 @@ class StoryError(Exception):
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is done: optimizer steps (None: the recipe's), rows, prompts, tokens, pairs."""
+    """How much is done: optimizer steps, their batch (None: the recipe's), rows, prompts, tokens,
+    pairs."""
 
     steps: int | None = None
+    batch: int | None = None
     rows: int = 700
-    prompts: int = 80
+    prompts: int = 72
     tokens: int = 48
     pairs: int = 12
     attacks: Sequence[str] = ("direct", "prefill")
 
 
 FULL = Budget()
-QUICK = Budget(steps=4, rows=48, prompts=16, tokens=24, pairs=4, attacks=("direct",))
+QUICK = Budget(steps=2, batch=8, rows=24, prompts=16, tokens=24, pairs=2, attacks=("direct",))
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def story(
         benchmarks = [f"advbench={data / ADVBENCH}", f"xstest={data / XSTEST}"]
     for name in PAPER:
         clean = made / f"{name}.jsonl"
-        share = ("--test-size", 0.1, "--near", 0.8, "--to", "kldo" if data else "preference")
+        share = ("--test-size", 0.08, "--near", 0.8, "--to", "kldo" if data else "preference")
         yield Step(
             f"split-{name}",
             trueline("data", "split", clean, made / name, *share, "--overwrite"),
@@ -136,6 +138,8 @@ def _training(model: Path, made: Path, out: Path, budget: Budget, bf16: bool) ->
             options += ["--bf16", str(bf16).lower()]
         if budget.steps is not None:
             options += ["--max_steps", budget.steps]
+        if budget.batch is not None:
+            options += ["--per_device_train_batch_size", budget.batch]
         yield Step(name, trueline("align", *options), (recipe,))
         if name != "sft-lora":
             limits = ("--limit", 4 * budget.pairs, "--max-pairs", budget.pairs)
@@ -267,7 +271,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a model's folder, instead of SmolLM2")
     parser.add_argument("--data", type=Path, help="a folder with the paper's data; else made here")
     parser.add_argument("--out", type=Path, help="runs/real, or runs/real-quick")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the work")
+    parser.add_argument(
+        "--quick", action="store_true", help="the same way, too little to learn anything"
+    )
     parser.add_argument("--steps", nargs="+", metavar="STEP", help="only these, by name")
     given = parser.parse_args()
     out = given.out or Path("runs/real-quick" if given.quick else "runs/real")

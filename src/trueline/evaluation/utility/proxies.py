@@ -17,7 +17,7 @@ from trueline.evaluation.backends.local import TransformersBackend, load_local
 from trueline.evaluation.benchmarks.base import read_rows
 from trueline.evaluation.generation import generate, model_input
 from trueline.evaluation.utility.base import Measurement, UtilityContext, utility
-from trueline.prompts import Progress
+from trueline.prompts import Progress, Renderer
 from trueline.records import Example, Message
 from trueline.results import Finding, Metric
 from trueline.scoring import score_trees
@@ -183,9 +183,9 @@ def _sampled(
         seed=seed,
         progress=context.watch("sampled answers"),
     )
-    found = []
+    found, renderer = [], Renderer(tokenizer)
     for request, answer in zip(requests, answers, strict=True):
-        prompt = np.asarray(model_input(tokenizer, request.prompt).ids, dtype=np.int32)
+        prompt = np.asarray(model_input(renderer, request.prompt).ids, dtype=np.int32)
         ids = np.asarray(answer.ids, dtype=np.int32)
         branch = Branch(ids, np.ones(len(ids), dtype=np.bool_))
         found.append((TokenTree(prompt, (branch,), (True,)), answer.finished))
