@@ -318,3 +318,39 @@ def test_a_misspelled_column_is_not_passed_over():
     with pytest.raises(DataError, match=r"'promt' would not be read; did you mean 'prompt'"):
         list(load_examples([row]))
     assert len(list(load_examples([{**row, "prompt": "Sky?", "promt": "note"}]))) == 1
+
+
+def test_preference_files_of_other_trainers_are_read():
+    """LLaMA-Factory's and axolotl's columns, without being told which."""
+    asked = {"from": "human", "value": "Sky?"}
+    blue, green = ({"from": "gpt", "value": text} for text in ("Blue.", "Green."))
+    rows = [
+        {"instruction": "Sky?", "input": "", "chosen": "Blue.", "rejected": "Green."},
+        {"system": "", "question": "Sky?", "chosen": "Blue.", "rejected": "Green."},
+        {"instruction": "Sky?", "chosen_response": "Blue.", "rejected_response": "Green."},
+        {"conversations": [asked], "chosen": blue, "rejected": green},
+        {"messages": [{"role": "user", "content": "Sky?"}],
+         "chosen": {"role": "assistant", "content": "Blue."},
+         "rejected": {"role": "assistant", "content": "Green."}},
+    ]  # fmt: skip
+    read = [next(iter(load_examples([row]))) for row in rows]
+    assert {(e.prompt, e.completions, e.pairs) for e in read} == {
+        (read[0].prompt, read[0].completions, ((0, 1),))
+    }
+    assert read[0].prompt == (Message("user", "Sky?"),)
+    (labeled,) = load_examples([{"conversations": [asked, green], "kto_tag": False}])
+    assert labeled.completions[0].desirable is False
+    whole = {
+        "instruction": "a",
+        "input": "b",
+        "history": [["c", "d"]],
+        "system": "s",
+        "output": "e",
+    }
+    (example,) = load_examples([whole])
+    assert [m.content for m in example.prompt] == ["s", "c", "d", "a\nb"]
+    spoken = {"instruction": "Sky?", "chosen": '{"color": "blue"}', "rejected": "[]"}
+    (example,) = load_examples([spoken])
+    assert example.completions[0].content == (Message("assistant", '{"color": "blue"}'),)
+    with pytest.raises(DataError, match="instruction must be text"):
+        list(load_examples([{**whole, "instruction": ["a"]}]))

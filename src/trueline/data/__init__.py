@@ -1,5 +1,6 @@
 """Data: every common form in, one kind of record out, as a stream; inspect it, convert it."""
 
+import trueline.data.foreign  # noqa: F401  (registers its forms)
 from trueline.data.convert import TARGETS, WriteReport, write_examples
 from trueline.data.forms import FORMS, Form, detect
 from trueline.data.inspect import DataSummary, inspect_examples
