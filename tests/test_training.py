@@ -46,6 +46,7 @@ def config(folder, **changes):
             "disable_tqdm": True,
             "save_strategy": "no",
             "report_to": "none",
+            "loss_type": "dpo",
             **changes,
         }
     )
@@ -71,13 +72,13 @@ def weights(model):
 # --- invariant 1: the split does not matter ------------------------------------------------------
 
 
-def step_gradient(name, micro_batch_size, coupling="exact", steps=3):
+def step_gradient(name, micro_batch_size, coupling="exact", steps=3, **options):
     """The summed gradients of some steps on a model that stands still, in float64."""
     policy, other = make_model("llama"), make_model("llama")
     with torch.no_grad():
         for p in other.parameters():
             p += 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
-    objective = bind(name)
+    objective = bind(name, options)
     reference = Reference(Scorer(other), ReferenceCache(None)) if objective.spec.reference else None
     engine = StepEngine(objective, Scorer(policy), reference, coupling=coupling)
     plan = BatchPlan(
@@ -101,6 +102,15 @@ def test_invariant_1_every_split_gives_the_same_gradient(name):
         again, gradient = step_gradient(name, size)
         assert again == pytest.approx(losses, rel=1e-9, abs=1e-9)
         torch.testing.assert_close(gradient, truth, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", [["dpo", "sft"], ["bco", "sft"]], ids=" + ".join)
+def test_invariant_1_holds_for_a_mean_over_tokens(name):
+    losses, truth = step_gradient(name, 8, sft_reduction="tokens")
+    assert losses != pytest.approx(step_gradient(name, 8)[0], rel=1e-3)
+    again, gradient = step_gradient(name, 3, sft_reduction="tokens")
+    assert again == pytest.approx(losses, rel=1e-9, abs=1e-9)
+    torch.testing.assert_close(gradient, truth, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ class CompletionLogProbs:
         policy: (B,) sums over completion tokens, nats.
         length: (B,) numbers of scored tokens.
         reference: (B,) sums under the reference model, nats; None where there is no reference.
+        tokens: scored tokens of all completions to imitate in the whole effective batch, where
+            this is a part of it; None where this is the whole.
 
     Raises:
         ValueError: shapes differ, or a length is not positive.
@@ -35,6 +37,7 @@ class CompletionLogProbs:
     policy: Tensor
     length: Tensor
     reference: Tensor | None = None
+    tokens: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("policy", "length", "reference"):
@@ -66,7 +69,8 @@ class CompletionLogProbs:
     def map(self, function: Callable[[Tensor], Tensor]) -> CompletionLogProbs:
         """Apply ``function`` to every tensor: indexing, moving, casting, detaching."""
         reference = None if self.reference is None else function(self.reference)
-        return CompletionLogProbs(function(self.policy), function(self.length), reference)
+        policy, length = function(self.policy), function(self.length)
+        return CompletionLogProbs(policy, length, reference, self.tokens)
 
 
 @dataclass(frozen=True)

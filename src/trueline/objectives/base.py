@@ -212,12 +212,13 @@ def assemble(
     reference: Tensor | None,
     desirable: Tensor,
     counts: tuple[int, int] | None = None,
+    tokens: int | None = None,
 ) -> LogProbs:
     """(C,) values of completions in tree order as what an objective of ``layout`` takes.
 
     Paired trees alternate chosen, rejected.
     """
-    completions = CompletionLogProbs(policy, length, reference)
+    completions = CompletionLogProbs(policy, length, reference, tokens)
     if layout == "completion":
         return completions
     if layout == "unpaired":

@@ -121,7 +121,10 @@ def kldo_ema(
     """KLDO with a moving average of E- e^r in the gradient's denominator, this batch included.
 
     L = -E+ r + E- (e^(r - Z) + Z - 1). The average over steps (rate 0.1) takes away most of the
-    bias that ln of one batch's mean has. The value to read is ``divergence/kl``, not the loss.
+    bias that ln of one batch's mean has. It is debiased here, so that the first step's Z is that of
+    its batch; the paper's release starts it undebiased and sets ``normalize: true``, which can turn
+    the rejected completions' gradient around near the start and is left out here. The value to
+    read is ``divergence/kl``, not the loss.
 
     Args:
         batch: B labeled completions with reference log-probs.

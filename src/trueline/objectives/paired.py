@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trueline.logprobs import PairedLogProbs
 from trueline.objectives.base import objective
-from trueline.options import NonNegative, Positive, Range, Smoothing
+from trueline.options import NonNegative, Positive, Range, Reduction, Smoothing
 
 
 @objective(
@@ -24,7 +24,13 @@ from trueline.options import NonNegative, Positive, Range, Smoothing
     source="Rafailov et al. 2023, arXiv 2305.18290, eq. 7; smoothing: Mitchell 2023 (cDPO)",
     aliases=("sigmoid",),
 )
-def dpo(pairs: PairedLogProbs, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0.0) -> Tensor:
+def dpo(
+    pairs: PairedLogProbs,
+    *,
+    beta: Positive = 0.1,
+    label_smoothing: Smoothing = 0.0,
+    dpo_reduction: Reduction = "sum",
+) -> Tensor:
     """Direct preference optimization: logistic loss on the difference of log-ratios.
 
     L = -(1 - e) ln s(beta (u - v)) - e ln s(-beta (u - v)), e the label smoothing of conservative
@@ -35,6 +41,8 @@ def dpo(pairs: PairedLogProbs, *, beta: Positive = 0.1, label_smoothing: Smoothi
         pairs: B pairs with reference log-probs, nats, summed over tokens.
         beta: strength of the pull to the reference, > 0.
         label_smoothing: assumed share of flipped labels, in [0, 1/2).
+        dpo_reduction: ``"sum"`` takes log-ratios of whole sequences, as the paper; ``"mean"``
+            divides each by its completion's length (TRL's sigmoid_norm).
 
     Returns:
         (B,) losses.
@@ -46,7 +54,11 @@ def dpo(pairs: PairedLogProbs, *, beta: Positive = 0.1, label_smoothing: Smoothi
 
     Source: Rafailov et al. 2023, eq. 7; Mitchell 2023 for the smoothing.
     """
-    logits = beta * pairs.margin
+    margin = pairs.margin
+    if dpo_reduction == "mean":
+        w, l = pairs.chosen, pairs.rejected  # noqa: E741
+        margin = w.log_ratio / w.length - l.log_ratio / l.length
+    logits = beta * margin
     return -(1 - label_smoothing) * F.logsigmoid(logits) - label_smoothing * F.logsigmoid(-logits)
 
 
@@ -104,7 +116,8 @@ def robust_dpo(
     Args:
         pairs: B pairs with reference log-probs.
         beta: strength of the pull to the reference, > 0.
-        label_smoothing: e, the probability of a flipped label, in [0, 1/2).
+        label_smoothing: e, the probability of a flipped label, in [0, 1/2); 0.1 as the paper takes
+            it, where TRL's default is 0, which is dpo.
 
     Returns:
         (B,) losses; they can be negative.
@@ -235,7 +248,7 @@ def discopop(
 
     Args:
         pairs: B pairs with reference log-probs.
-        beta: strength of the pull to the reference, > 0; 0.05 in the paper.
+        beta: strength of the pull to the reference, > 0; 0.05 in the paper, 0.1 in TRL.
         discopop_tau: tau, the width of the passage from one to the other, in (0, 1); from 1 on e^-x
             would win over m.
 

@@ -6,6 +6,8 @@ tokens, nats; s the logistic sigmoid.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,7 +28,8 @@ from trueline.options import NonNegative, Positive
 def simpo(pairs: PairedLogProbs, *, beta: Positive = 2.0, simpo_gamma: NonNegative = 0.5) -> Tensor:
     """Simple preference optimization: length-averaged log-probs with a target margin.
 
-    L = -ln s(beta (a/|w| - b/|l|) - gamma).
+    L = -ln s(beta (a/|w| - b/|l|) - gamma). TRL (CPO's loss_type simpo) has beta 0.1 and adds the
+    chosen completions' likelihood, ``sft`` over tokens, unless ``cpo_alpha`` is 0.
 
     Args:
         pairs: B pairs; reference log-probs are not read.
@@ -58,8 +61,8 @@ def orpo(pairs: PairedLogProbs, *, beta: NonNegative = 0.1) -> Tensor:
     """Odds ratio preference optimization: imitate the chosen one, and favor its odds.
 
     L = -a/|w| - beta ln s(o_w - o_l), o = ln(p / (1 - p)) with p the completion's geometric mean
-    probability per token. TRL's first term averages over the prompt's tokens too; ours, as the
-    paper, over the completion alone.
+    probability per token. The first term is a mean over the completion's own tokens, as in the
+    paper; TRL averages it over all tokens of the batch, the prompts' too.
 
     Args:
         pairs: B pairs; reference log-probs are not read.
@@ -96,7 +99,8 @@ def cpo(pairs: PairedLogProbs, *, beta: Positive = 0.1, cpo_alpha: NonNegative =
     """Contrastive preference optimization: DPO with a uniform reference, plus imitation.
 
     L = -ln s(beta (a - b)) - alpha a. The imitation is summed over tokens, as in the paper; TRL
-    averages it over all tokens of the batch, prompts included.
+    averages it over the tokens of all chosen completions of the batch, which is the sum of this
+    with ``cpo_alpha=0`` and ``sft`` over tokens.
 
     Args:
         pairs: B pairs; reference log-probs are not read.
@@ -190,17 +194,22 @@ def rrhf(pairs: PairedLogProbs, *, rrhf_lambda: NonNegative = 1.0) -> Tensor:
     estimates="KL(data || policy) up to the data's entropy",
     source="maximum likelihood",
 )
-def sft(completions: CompletionLogProbs) -> Tensor:
+def sft(
+    completions: CompletionLogProbs,
+    *,
+    sft_reduction: Literal["completions", "tokens"] = "completions",
+) -> Tensor:
     """Supervised fine-tuning: negative log-likelihood per token of the completions to imitate.
 
-    L = -ln pi(y|x) / |y|, so each completion weighs the same whatever its length; TRL weighs each
-    token of the batch the same.
+    L = -ln pi(y|x) / |y|, so each completion weighs the same whatever its length.
 
     Args:
         completions: B completions to imitate (chosen, desirable, or all where none is labeled).
+        sft_reduction: ``"completions"`` averages over completions; ``"tokens"`` over all their
+            tokens in the effective batch, so that each token weighs the same, as TRL does.
 
     Returns:
-        (B,) losses, nats per token.
+        (B,) losses, nats per token; the mean over tokens as a scalar.
 
     Example:
         >>> from trueline.objectives.examples import PAIR
@@ -209,4 +218,7 @@ def sft(completions: CompletionLogProbs) -> Tensor:
 
     Source: maximum likelihood.
     """
-    return -completions.mean
+    if sft_reduction == "completions":
+        return -completions.mean
+    tokens = completions.length.sum() if completions.tokens is None else completions.tokens
+    return -completions.policy.sum() / max(int(tokens), 1)

@@ -126,7 +126,8 @@ def bco(batch: UnpairedLogProbs, *, beta: Positive = 0.1, shift: Tensor | float 
     """Binary classifier optimization: logistic classification of completions by reward.
 
     L = -ln s(r - d) on desirable, -ln s(d - r) on undesirable completions, r = beta * log-ratio.
-    TRL's bco_pair is without d, and adds a pair's two losses where this takes their mean.
+    TRL's bco_pair is without d, and adds a pair's two losses where this takes their mean; its
+    former BCO trainer takes d as the mean of all rewards seen, not a moving average.
 
     Args:
         batch: B labeled completions with reference log-probs.

@@ -28,6 +28,7 @@ class StepBatch:
             lists where the objective does not ask for them.
         losses: loss terms (pairs, or completions) in the whole effective batch, over all ranks.
         counts: desirable and undesirable completions in it.
+        tokens: scored tokens of its desirable completions.
         idle: this rank got no tree of its own and scores another's with weight zero, so that every
             rank takes part in the step.
     """
@@ -36,6 +37,7 @@ class StepBatch:
     mismatched: list[list[TokenTree]]
     losses: int
     counts: tuple[int, int]
+    tokens: int
     idle: bool = False
 
     @property
@@ -130,6 +132,12 @@ class BatchPlan(Sampler[list[int]]):
             mismatched=self._cut(others[mine] or others[:1]),
             losses=len(trees) if self.paired else len(labels),
             counts=(sum(labels), len(labels) - sum(labels)),
+            tokens=sum(
+                branch.length
+                for tree in trees
+                for branch, label in zip(tree.branches, tree.desirable, strict=True)
+                if label
+            ),
             idle=not trees[mine],
         )
 

@@ -216,7 +216,7 @@ class StepEngine:
             with sync:
                 part = self._forward(trees, run)
                 loss, gradient = self._coefficients(
-                    part, statistics, counts=batch.counts, total=batch.losses
+                    part, statistics, counts=batch.counts, total=batch.losses, tokens=batch.tokens
                 )
                 gradient = self._shaped(trees, gradient, batch.losses)
                 run.backward((gradient * part.policy).sum() * world_size())
@@ -309,23 +309,29 @@ class StepEngine:
         *,
         counts: tuple[int, int] | None = None,
         total: int | None = None,
+        tokens: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Loss and coefficients of rows that are the whole effective batch, or, with its counts and
-        total, a part of it."""
+        """Loss and coefficients of rows that are the whole effective batch, or, with its counts,
+        total and tokens, a part of it."""
         given = {key: rows.policy.new_tensor(value) for key, value in statistics.items()}
 
         def loss(policy: Tensor) -> Tensor:
-            batch = self.assemble(replace(rows, policy=policy), counts=counts)
+            batch = self.assemble(replace(rows, policy=policy), counts=counts, tokens=tokens)
             return self.objective.loss(batch, total=total, **given)
 
         return coefficients(loss, rows.policy)
 
     def assemble(
-        self, rows: Rows, *, counts: tuple[int, int] | None = None, layout: View | None = None
+        self,
+        rows: Rows,
+        *,
+        counts: tuple[int, int] | None = None,
+        tokens: int | None = None,
+        layout: View | None = None,
     ) -> LogProbs:
         """The rows as the objective takes them."""
-        layout = layout or self.objective.layout
-        return assemble(layout, rows.policy, rows.length, rows.reference, rows.desirable, counts)
+        values = (rows.policy, rows.length, rows.reference, rows.desirable)
+        return assemble(layout or self.objective.layout, *values, counts, tokens)
 
     def pairs(self, rows: Rows, trees: Iterable[TokenTree]) -> PairedLogProbs | None:
         """The rows as pairs, where every tree is one: (chosen, rejected) in that order."""
