@@ -16,15 +16,22 @@ from typer.main import get_command
 
 import test_docs
 from trueline.cli.app import app
-from trueline.config import NOT_NEEDED, RENAMED, AlignmentConfig, DataArguments, ModelArguments
+from trueline.config import RENAMED, AlignmentConfig, DataArguments, ModelArguments
 from trueline.objectives import OBJECTIVES
 from trueline.reproduce.study import choose
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-SPEC = importlib.util.spec_from_file_location("paper_claims", ROOT / "tools" / "paper_claims.py")
-paper_claims = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(paper_claims)
+
+
+def tool(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+paper_claims, trl_words = tool("paper_claims"), tool("trl_words")
 FROM_TRL = (DOCS / "from-trl.md").read_text("utf-8")
 
 
@@ -40,13 +47,11 @@ def test_every_page_is_in_the_navigation():
     assert pages == set(navigated(site["nav"]))
 
 
-def test_trl_keys_are_told_with_the_reasons_that_the_code_gives():
-    for key, reason in NOT_NEEDED.items():
-        assert f"| `{key}` | {reason} |" in FROM_TRL
+def test_trl_words_are_told_as_the_code_has_them():
+    """`python tools/trl_words.py` writes them."""
+    assert trl_words.written(FROM_TRL) == FROM_TRL
     for old, new in RENAMED.items():
         assert f"| `{old}` | `{new}` |" in FROM_TRL
-    rows = re.findall(r"^\| `(\w+)` \| (?!`)", FROM_TRL.split("## Other names")[0], re.MULTILINE)
-    assert set(rows) == set(NOT_NEEDED)
 
 
 def test_every_key_of_the_configuration_is_told_to_who_comes_from_trl():
@@ -56,14 +61,6 @@ def test_every_key_of_the_configuration_is_told_to_who_comes_from_trl():
         own |= {field.name for field in dataclasses.fields(part)}
     told = set(re.findall(r"`(\w+)`", FROM_TRL))
     assert own <= told
-
-
-def test_trl_names_of_losses_lead_to_the_objectives_named():
-    rows = re.findall(r"^\| `(\w+)` \| \[`(\w+)`\]\(objectives\.md#(\w+)\)", FROM_TRL, re.MULTILINE)
-    assert len(rows) == 7
-    for theirs, ours, anchor in rows:
-        assert OBJECTIVES[theirs] is OBJECTIVES[ours]
-        assert anchor == ours
 
 
 def test_options_named_by_the_paper_pages_exist():

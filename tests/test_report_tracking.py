@@ -67,6 +67,7 @@ def tracked(tmp_path_factory):
                 "model_name_or_path": str(folder / "model"),
                 "dataset_name": str(folder / "pairs.jsonl"),
                 "output_dir": str(folder / "run"),
+                "loss_type": "dpo",
                 "test_size": "0.3",
                 "max_steps": "2",
                 "logging_steps": "1",

@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "trueline"
 RANKS = {
     -1: ("errors",),
-    0: ("records", "registry", "files", "terminal"),
+    0: ("records", "registry", "files", "terminal", "trl"),
     0.5: ("results", "identity", "options"),
     0.7: ("ranges",),
     1: ("config", "logprobs", "precision", "prompts", "stats"),

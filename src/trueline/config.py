@@ -10,8 +10,8 @@ import dataclasses
 import os
 import types
 import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ import torch
 import yaml
 from transformers import TrainingArguments
 
+import trueline.trl as trl
 from trueline.errors import UserError
 from trueline.ranges import check_ranges
 from trueline.registry import nearest
@@ -28,17 +29,8 @@ class ConfigError(UserError):
     """A configuration that cannot be used; the message names the key and the remedy."""
 
 
-NOT_NEEDED = {
-    "dataset_num_proc": "rows are read as a stream and encoded once",
-    "dataloader_num_workers": "batches are made of ids that are in memory already",
-    "padding_free": "batches are always packed without padding",
-    "use_liger_kernel": "the LM head always runs in chunks without storing logits",
-    "precompute_ref_batch_size": "reference batches are cut by a token budget",
-    "pad_token": "nothing is padded",
-    "max_completion_length": "max_length bounds prompt and completion together",
-    "remove_unused_columns": "columns are read by the detected form",
-}
-"""TRL keys without an effect here, and why none is needed."""
+NOT_NEEDED = trl.not_needed()
+"""TRL's and transformers' keys without an effect here, and why none is needed."""
 
 RENAMED = {
     "torch_dtype": "dtype",
@@ -127,6 +119,11 @@ class DataArguments:
         check_ranges(self)
 
 
+_PLAIN_DEFAULTS = {
+    f.name: f.default for f in dataclasses.fields(TrainingArguments) if f.default is not MISSING
+}
+
+
 @dataclass
 class AlignmentConfig(TrainingArguments):
     """How to train: transformers' TrainingArguments with the objective's options.
@@ -138,7 +135,8 @@ class AlignmentConfig(TrainingArguments):
 
     Args:
         loss_type: an objective's name (see ``trueline objectives``), a function of your own as
-            ``my_package.losses:mine``, or a list of them.
+            ``my_package.losses:mine``, or a list of them. It has no default: which objective is
+            trained is always said.
         loss_weights: one weight for each of a list.
         beta, label_smoothing, desirable_weight, undesirable_weight, simpo_gamma: its options.
         objective_options: any other of its options by name.
@@ -179,7 +177,7 @@ class AlignmentConfig(TrainingArguments):
     logging_nan_inf_filter: bool = False
     gradient_checkpointing: bool | None = True
     bf16: bool | None = None
-    loss_type: str | list[str] = "dpo"
+    loss_type: str | list[str] = ""
     loss_weights: list[float] | None = None
     beta: float | None = None
     label_smoothing: float | None = None
@@ -207,6 +205,11 @@ class AlignmentConfig(TrainingArguments):
     allow_one_class: bool = False
 
     def __post_init__(self) -> None:
+        if not self.loss_type:
+            raise ConfigError(
+                "loss_type is missing: name the objective to train, such as dpo, kto, orpo or "
+                "kldo (`trueline objectives` lists all). TRL says it with its script's name"
+            )
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
             self.use_cpu = True  # or accelerate takes each of several processes for the only one
         if self.bf16 is None:
@@ -224,6 +227,10 @@ class AlignmentConfig(TrainingArguments):
                 self.activation_checkpointing = self.gradient_checkpointing
             self.gradient_checkpointing = None
         check_ranges(self)
+        try:
+            trl.refuse_without_effect(vars(self), _PLAIN_DEFAULTS)
+        except UserError as error:
+            raise ConfigError(str(error)) from None
         super().__post_init__()
         if self.coupling not in ("exact", "ema"):
             raise ConfigError(f"coupling must be 'exact' or 'ema', got {self.coupling!r}")
@@ -252,19 +259,30 @@ class RunConfig:
 
 
 def load_run_config(
-    path: str | Path | None, overrides: Mapping[str, Any], objective_options: Iterable[str] = ()
+    path: str | Path | None,
+    overrides: Mapping[str, Any],
+    objective_options: Iterable[str] = (),
+    *,
+    script: str | None = None,
 ) -> RunConfig:
     """Read a flat YAML file and lay command-line overrides over it.
+
+    A file of TRL's is read in its dialect, where ``script``, a key ``trl: orpo`` or its first
+    comment (``# trl orpo ...``, ``orpo.py``) says which of its scripts it is for.
 
     Args:
         path: the YAML file, or None.
         overrides: keys and values of the command line; strings are read as YAML scalars.
         objective_options: names of options that any objective has; given flat, they go to it.
+        script: TRL's script, whose words these are.
 
     Raises:
         ConfigError: an unknown key, with the nearest name; a value of the wrong type.
     """
     values = {**(read_yaml(path) if path is not None else {}), **overrides}
+    if script is None and path is not None:
+        script = trl.script_of(Path(path).read_text("utf-8"))
+    script = values.pop("trl", None) or script
     groups: dict[str, type[Any]] = {
         "model": ModelArguments,
         "data": DataArguments,
@@ -278,23 +296,30 @@ def load_run_config(
     notes: list[str] = []
     options = set(objective_options) - set(fields)
     extra: dict[str, Any] = {}
+    known = [*fields, *options, *NOT_NEEDED, *RENAMED]
+    words = {*known, *(w.name for w in trl.WORDS)}
+    values = dict(_without_no(key, value, words) for key, value in values.items())
+    trl.refuse_foreign(values, words)
+    if script is not None:
+        values, notes = trl.translate(script, values)
     for key, value in values.items():
         name = RENAMED.get(key, key)
-        if name in NOT_NEEDED:
-            notes.append(f"{key} is not needed: {NOT_NEEDED[name]}")
-        elif name in fields:
+        theirs = trl.word(name)
+        if name in fields and name not in NOT_NEEDED:
             group = fields[name]
             chosen[group][name] = coerce(key, value, hints[group][name])
         elif name in options:
             extra[name] = scalar(value)
+        elif theirs is not None:
+            notes.append(theirs.accept(key, value))
         else:
-            known = [*fields, *options, *NOT_NEEDED, *RENAMED]
+            trl.refuse_launch([name], script or "align")
             raise ConfigError(f"unknown configuration key {key!r}{nearest(key, known)}")
     if extra:
         chosen["training"].setdefault("objective_options", {}).update(extra)
     if isinstance(chosen["training"].get("loss_type"), list):
         names = chosen["training"]["loss_type"]
-        if len(names) == 1:
+        if len(names) == 1 and set(chosen["training"].get("loss_weights") or [1]) == {1}:
             chosen["training"]["loss_type"] = names[0]
             chosen["training"].pop("loss_weights", None)
     try:
@@ -305,6 +330,15 @@ def load_run_config(
         raise ConfigError(str(error)) from None
     model, data = ModelArguments(**chosen["model"]), DataArguments(**chosen["data"])
     return RunConfig(model, data, training, notes, values)
+
+
+def _without_no(key: str, value: Any, known: Collection[str]) -> tuple[str, Any]:
+    """``--no_x``, as transformers' parser has it for what is on by itself, as ``x: false``."""
+    if key in known or not key.startswith("no_") or key[3:] not in known:
+        return key, value
+    if scalar(value) is not True:
+        raise ConfigError(f"{key} stands alone, got {value!r}; write {key[3:]}: {value}")
+    return key[3:], False
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -352,11 +386,16 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
     if float in kinds and number:
         return float(plain)
     origins = {typing.get_origin(kind) or kind for kind in kinds}
-    if list in origins and isinstance(plain, list):
-        return plain
+    only_lists = origins <= {list, types.NoneType}
+    if list in origins and not isinstance(plain, dict) and (isinstance(plain, list) or only_lists):
+        each = [part for kind in kinds for part in typing.get_args(kind) if part in (float, str)]
+        items = plain if isinstance(plain, list) else [plain]
+        return [coerce(key, item, each[0]) for item in items] if each else items
     if dict in origins and isinstance(plain, dict):
         return plain
     numeric = {bool, int, float} & kinds
+    if isinstance(value, list | dict):
+        numeric = {float}  # several where one is meant
     if isinstance(value, str) and (not numeric or str in kinds):
         return value
     if not numeric and not {list, dict} & origins:
@@ -370,29 +409,26 @@ def _is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
-def parse_overrides(arguments: Iterable[str]) -> dict[str, str]:
-    """``--key value``, ``--key=value`` and bare ``--flag`` (true) as a dictionary.
+def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
+    """``--key value``, ``--key=value``, ``--key one two`` (a list) and bare ``--flag`` (true).
 
     Example:
         >>> parse_overrides(["--beta", "0.2", "--use_peft", "--max-length=512"])
         {'beta': '0.2', 'use_peft': 'true', 'max_length': '512'}
+        >>> parse_overrides(["--loss_type", "dpo", "sft"])
+        {'loss_type': ['dpo', 'sft']}
     """
-    result: dict[str, str] = {}
-    pending: str | None = None
+    values: dict[str, list[str]] = {}
+    key: str | None = None
     for argument in arguments:
         if argument.startswith("--"):
-            if pending is not None:
-                result[pending] = "true"
             key, separator, value = argument[2:].partition("=")
-            pending = key.replace("-", "_")
-            if pending in result:
+            key = key.replace("-", "_")
+            if key in values:
                 raise ConfigError(f"--{key} is given twice; give it once")
-            if separator:
-                result[pending], pending = value, None
-        elif pending is not None:
-            result[pending], pending = argument, None
+            values[key] = [value] if separator else []
+        elif key is not None:
+            values[key].append(argument)
         else:
             raise ConfigError(f"expected --key value, got {argument!r}")
-    if pending is not None:
-        result[pending] = "true"
-    return result
+    return {k: v if len(v) > 1 else (v or ["true"])[0] for k, v in values.items()}

@@ -42,6 +42,7 @@ app = typer.Typer(
 )
 app.command()(demo.demo)
 app.command(context_settings=train.CONTEXT)(train.align)
+train.add_scripts(app)
 app.command()(objectives.objectives)
 app.add_typer(data.app, name="data")
 curate.add_to(data.app)

@@ -1,13 +1,17 @@
-"""`trueline align`: from a preference file to an aligned model and what is known of it."""
+"""`trueline align`: from a preference file to an aligned model and what is known of it; and the
+same in the words of TRL's scripts, `trueline dpo`, `kto`, `orpo`, `cpo`, `bco` and `sft`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from trueline.cli.common import Json, console, print_json
+from trueline.errors import UserError
+from trueline.trl import SCRIPTS
 
 CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -24,26 +28,73 @@ def align(
 ) -> None:
     """Train a model with any objective.
 
-    Every key of the configuration is also an option: --beta 0.2, --loss_type kldo,
-    --learning_rate 5e-6. The command line beats the file. Keys are TRL's where TRL has them.
+    Every key of the configuration is also an option: --loss_type kldo (which has no default),
+    --beta 0.2, --learning_rate 5e-6. The command line beats the file.
     """
-    from trueline.config import load_run_config, parse_overrides
+    from trueline.config import parse_overrides
+
+    _train(config, parse_overrides(context.args), resume=resume, json=json)
+
+
+def add_scripts(app: typer.Typer) -> None:
+    """Register a verb for each of TRL's scripts."""
+    for script in SCRIPTS:
+        text = f"Train as `trl {script}` would: its options, defaults and reductions."
+        app.command(script, context_settings=CONTEXT, help=text, rich_help_panel="TRL's dialect")(
+            _script(script)
+        )
+
+
+def _script(script: str) -> Callable[..., None]:
+    def run(
+        context: typer.Context,
+        config: Annotated[
+            Path | None, typer.Option("--config", "-c", help="TRL's YAML file; or its name alone.")
+        ] = None,
+        resume: Annotated[
+            bool, typer.Option("--resume", help="Go on from the last whole checkpoint.")
+        ] = False,
+        json: Json = False,
+    ) -> None:
+        from trueline.config import parse_overrides
+
+        rest = list(context.args)
+        if rest and not rest[0].startswith("-"):
+            if config is not None:
+                raise UserError(f"give one file, got {config} and {rest[0]}")
+            config = Path(rest.pop(0))
+        _train(config, parse_overrides(rest), script=script, resume=resume, json=json)
+
+    return run
+
+
+def _train(
+    config: Path | None,
+    overrides: dict[str, Any],
+    *,
+    script: str | None = None,
+    resume: bool,
+    json: bool,
+) -> None:
+    """Read the options, in the words of TRL's ``script`` where one is named, and run them."""
+    from trueline.config import load_run_config
     from trueline.objectives import OBJECTIVES
     from trueline.runs.align import run_alignment
 
     options = {name for spec in OBJECTIVES.values() for name in spec.options}
-    overrides = parse_overrides(context.args)
-    run = load_run_config(config, overrides, options | _own_options(config, overrides))
+    options |= _own_options(config, overrides)
+    run = load_run_config(config, overrides, options, script=script)
     for note in run.notes:
         console.print(f"note: {note}", style="dim", highlight=False)
     if json:
         run.training.disable_tqdm = True
+    resume = resume or str(run.training.resume_from_checkpoint).lower() == "true"
     result = run_alignment(run, resume=resume)
     if json:
         print_json(result)
 
 
-def _own_options(config: Path | None, overrides: dict[str, str]) -> set[str]:
+def _own_options(config: Path | None, overrides: dict[str, Any]) -> set[str]:
     """Options of objectives that are the user's own, ``my_package.losses:mine``."""
     import yaml
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from trueline.config import NOT_NEEDED, RENAMED, AlignmentConfig, load_run_config
+from trueline.config import NOT_NEEDED, RENAMED, AlignmentConfig, load_run_config, read_yaml
 from trueline.errors import UserError
 from trueline.files import write_json
 from trueline.reproduce.claim import CLAIMS, PAPERS, Claim, Results
@@ -220,7 +220,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
     Raises:
         UserError: an unknown key, one of the two named is missing, or one that claims decide.
     """
-    read = load_run_config(path, {})
+    values = read_yaml(path)
+    read = load_run_config(path, {"loss_type": "dpo", **values})
     wanted = {
         "model_name_or_path": read.model.model_name_or_path,
         "dataset_name": read.data.dataset_name,
@@ -229,7 +230,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"a recipe needs model_name_or_path and dataset_name: {path}")
     known = {*wanted, "skip_bad", "max_samples", *NOT_NEEDED}
-    given = {RENAMED.get(key, key) for key in read.given} - known
+    given = {RENAMED.get(key, key) for key in values} - known
     usable = {field.name for field in fields(AlignmentConfig)} - DECIDED
     useless = sorted(given - usable)
     if useless:
