@@ -96,7 +96,7 @@ def main() -> None:
     except MemoryError:
         _say("error: out of memory; take a smaller batch, model or max_length")
         sys.exit(2)
-    except (UserError, OSError, UnicodeError, *_readers()) as error:
+    except _refused() as error:
         _say(f"error: {error if isinstance(error, UserError) else cause(error)}")
         sys.exit(2)
     except Exception as error:
@@ -117,8 +117,8 @@ def _end(number: int, frame: Any) -> None:
     raise Ended(number)
 
 
-def _readers() -> tuple[type[Exception], ...]:
-    """What reading files raises in libraries that are loaded by now."""
+def _refused() -> tuple[type[Exception], ...]:
+    """What bad input, files and their readers raise: of libraries, those that are loaded by now."""
     kinds = {
         "yaml": ("YAMLError",),
         "safetensors": ("SafetensorError",),
@@ -127,12 +127,13 @@ def _readers() -> tuple[type[Exception], ...]:
         "pickle": ("UnpicklingError",),
         "pyarrow": ("ArrowInvalid",),
     }
-    return tuple(
+    readers = tuple(
         getattr(sys.modules[module], name)
         for module, names in kinds.items()
         if module in sys.modules
         for name in names
     )
+    return (UserError, OSError, UnicodeError, *readers)
 
 
 def _say(line: str) -> None:
