@@ -1,44 +1,104 @@
 """More than one process: one process's update, or one line that says why not."""
 
+import importlib.util
+import itertools
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
+import yaml
 
+import processes
+from tiny import pair_rows, tiny_llama, tiny_tokenizer
+from trueline.batching import Branch, TokenTree
+from trueline.cli import launch
 from trueline.errors import UserError
-from trueline.training.distributed import check_even, check_processes
+from trueline.training.distributed import check_processes, check_wrapped
+from trueline.training.sampling import BatchPlan
+
+TOLERANCE = 1e-5
+DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
+needs_deepspeed = pytest.mark.skipif(
+    not DEEPSPEED, reason="deepspeed is not installed: pip install 'trueline[deepspeed]'"
+)
 
 
-def fake(world=2, *, deepspeed=False, **fsdp):
-    """What the checks read of a trainer."""
-    plugin = SimpleNamespace(
-        fsdp_version=2, cpu_ram_efficient_loading=False, state_dict_type="FULL_STATE_DICT"
+# --- equal work ----------------------------------------------------------------------------------
+
+
+def tree(size):
+    ids = np.arange(size, dtype=np.int32)
+    return TokenTree(
+        ids, (Branch(ids, np.ones(size, dtype=bool)),) * 2, (True, False), id=str(size)
     )
-    plugin.__dict__.update(fsdp)
-    args = SimpleNamespace(
-        world_size=world,
-        pair_weighting=None,
-        entanglement_steps=0,
-        max_tokens_per_micro_batch=None,
-    )
+
+
+@pytest.mark.parametrize("budget", [None, 40])
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_d4_every_rank_makes_equally_many_passes(world, budget):
+    """Over ragged batches, token budgets, ranks without a row; every row counts exactly once."""
+    rng = np.random.default_rng(0)
+    trees = [tree(int(size)) for size in rng.integers(2, 30, 27)]
+    plans = [
+        BatchPlan(
+            trees, 8, micro_batch_size=2, max_tokens=budget, rank=rank, world_size=world,
+            mismatched=True,
+        )
+        for rank in range(world)
+    ]  # fmt: skip
+    for indices in plans[0]:
+        shares = [plan.share(indices) for plan in plans]
+        for kind in ("micro_batches", "mismatched"):
+            passes = [getattr(share, kind) for share in shares]
+            assert len({len(p) for p in passes}) == 1
+            assert all(p.sizes == passes[0].sizes for p in passes)
+            own = [len(p.trees) * 2 for p in passes]
+            assert list(passes[0].sizes) == own
+            assert all(len(trees) == 1 for p in passes for trees, fill in p.marked() if fill)
+        rows = [t.id for share in shares for t in share.micro_batches.trees]
+        assert sorted(rows) == sorted(trees[i].id for i in indices)
+
+
+def test_drop_last_leaves_out_what_is_not_whole():
+    trees = [tree(5)] * 27
+    plan = BatchPlan(trees, 8, drop_last=True)
+    assert len(plan) == 3
+    assert [len(batch) for batch in plan] == [8, 8, 8]
+    with pytest.raises(UserError, match="dataloader_drop_last leaves nothing"):
+        BatchPlan(trees, 28, drop_last=True)
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+def fake(world=2, *, version=2, adapted=False, **options):
+    """What the checks read of a trainer with FSDP."""
+    plugin = SimpleNamespace(fsdp_version=version)
+    args = {"world_size": world, "pair_weighting": None, "entanglement_steps": 0, **options}
     return SimpleNamespace(
-        args=args,
-        is_deepspeed_enabled=deepspeed,
-        is_fsdp_enabled=not deepspeed,
+        args=SimpleNamespace(**args),
+        sharded=True,
+        adapted=adapted,
+        is_fsdp_enabled=True,
         accelerator=SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)),
-        plan=SimpleNamespace(batch_size=8),
     )
 
 
 @pytest.mark.parametrize(
     ("trainer", "message"),
     [
-        (fake(deepspeed=True), "DeepSpeed is not held"),
-        (fake(fsdp_version=1), "fsdp_version: 2"),
-        (fake(cpu_ram_efficient_loading=True), "only the first process has the weights"),
-        (fake(state_dict_type="SHARDED_STATE_DICT"), "FULL_STATE_DICT"),
+        (fake(version=1), "fsdp_version: 2"),
+        (fake(adapted=True), "training an adapter further"),
+        (fake(pair_weighting="normalized"), "pair_weighting reads each weight's gradient whole"),
+        (fake(entanglement_steps=5), "entanglement_steps reads"),
         (fake(world=1), "2 processes were started"),
     ],
 )
@@ -48,12 +108,133 @@ def test_what_does_not_hold_is_refused(trainer, message, monkeypatch):
         check_processes(trainer)
 
 
-def test_d4_uneven_work_is_refused():
-    trainer = fake()
-    check_even(trainer, [0] * 16, [[0] * 4])
-    for rows, evals in ((27, []), (16, [[0] * 5])):
-        with pytest.raises(UserError, match="unequal work"):
-            check_even(trainer, [0] * rows, evals)
+def test_a_deepspeed_file_that_clips_elsewhere_is_refused():
+    trainer = SimpleNamespace(
+        is_deepspeed_enabled=True,
+        args=SimpleNamespace(max_grad_norm=0.5),
+        deepspeed=SimpleNamespace(gradient_clipping=lambda: 1.0),
+    )
+    with pytest.raises(UserError, match=r"max_grad_norm is 0\.5"):
+        check_wrapped(trainer)
+
+
+# --- one process's update ------------------------------------------------------------------------
+
+
+def same(cases, folder, world=2):
+    """Every case over several processes against the same case in one."""
+    truths = {}  # engines that train the same share one
+    for case in cases.values():
+        alone = {k: v for k, v in case.items() if k not in ("engine", "changes")}
+        if str(alone) not in truths:
+            name = f"{len(truths)}"
+            truths[str(alone)] = processes.run({name: alone}, folder / "one", 1)[name]
+    found = processes.run(cases, folder / "many", world)
+    for name, case in cases.items():
+        alone = {k: v for k, v in case.items() if k not in ("engine", "changes")}
+        one, many = truths[str(alone)], found[name]
+        assert not isinstance(one, Exception), f"{name}: {one!r}"
+        assert not isinstance(many, Exception), f"{name}: {many!r}"
+        moved = (one["weights"] - one["start"]).norm()
+        apart = (one["weights"] - many["weights"]).norm() / moved
+        assert apart < TOLERANCE, f"{name}: {apart:.2g} of the movement"
+        assert many["steps"] == one["steps"], name
+        for key in ("loss", "grad_norm", "eval_loss", "rewards/chosen"):
+            assert many[key] == pytest.approx(one[key], rel=1e-4, abs=1e-6), (name, key)
+        share = 1 if case["engine"] == "ddp" else 1 / world
+        assert many["held"] == pytest.approx(share, abs=0.1), name
+
+
+def test_d4_ragged_rows_and_token_budgets_train_as_one_process_does(tmp_path):
+    """A last batch of 3 and 5 held-out rows on 2 ranks; the others' weights are not even there."""
+    ragged = {"rows": 27, "evals": 5}
+    budget = {**ragged, "max_tokens_per_micro_batch": 60}
+    same(
+        {
+            "ddp": {"engine": "ddp", "loss_type": "kto", **budget},
+            "fsdp2": {"engine": "fsdp2", "loss_type": "kldo", **budget},
+            "fsdp2-lora": {"engine": "fsdp2", "lora": True, "micro": 4, **ragged},
+        },
+        tmp_path,
+    )
+
+
+@needs_deepspeed
+def test_d1_d2_d3_deepspeed_trains_as_one_process_does(tmp_path):
+    """Several micro-batches, the optimizer stepping once for all of them."""
+    same(
+        {
+            "zero1": {"engine": "zero1", "rows": 27},
+            "zero2": {"engine": "zero2", "rows": 27, "loss_type": "kldo", "lora": True},
+            "zero3": {"engine": "zero3", "rows": 27, "evals": 5, "max_grad_norm": 0.01},
+        },
+        tmp_path,
+    )
+
+
+ENGINES = ["ddp", "fsdp2", *(["zero1", "zero2", "zero3"] if DEEPSPEED else [])]
+SPLITS = {
+    "one": {"micro": 4},
+    "many": {"micro": 1},
+    "ragged": {"rows": 27, "evals": 5},
+    "tokens": {"rows": 27, "evals": 5, "max_tokens_per_micro_batch": 60},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["dpo", "kldo", "kto"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_matrix(engine, objective, tmp_path):
+    cases = {
+        f"{split}-{'lora' if lora else 'full'}": {
+            "engine": engine, "loss_type": objective, "lora": lora, **how,
+        }
+        for (split, how), lora in itertools.product(SPLITS.items(), (False, True))
+    }  # fmt: skip
+    same(cases, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "ddp"])
+def test_d5_a_reference_of_its_own_is_spread_as_the_policy_is(engine, tmp_path):
+    live = {"engine": engine, "precompute_ref_log_probs": False, "rows": 27, "evals": 5}
+    cases = {
+        "named": {"engine": engine, "reference": True},
+        "live": {**live, "reference": True, "loss_type": "kto"},
+        "frozen": live,
+    }
+    if engine == "zero3":  # whose weights are spread before a copy could be made
+        frozen = processes.run({"frozen": cases.pop("frozen")}, tmp_path / "refused", 2)["frozen"]
+        assert "zero3_init_flag spreads the weights" in str(frozen)
+    same(cases, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2", "sharded"])
+def test_resumed_by_another_number_of_processes(engine, tmp_path):
+    """Stopped after 3 of 6 steps on two processes, resumed on two and on four."""
+    changes = {"fsdp_state_dict_type": "SHARDED_STATE_DICT"} if engine == "sharded" else {}
+    case = {
+        "engine": "fsdp2" if engine == "sharded" else engine,
+        "changes": changes,
+        "max_steps": 6,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "save_total_limit": None,
+    }
+    alone = {k: v for k, v in case.items() if k not in ("engine", "changes")}
+    one = processes.run({"run": alone}, tmp_path / "one", 1)["run"]
+    processes.run({"run": {**case, "stop": 3}}, tmp_path / "many", 2)
+    assert list((tmp_path / "many/run").glob("*.safetensors"))  # the final model, whole
+    shutil.copytree(tmp_path / "many", tmp_path / "four")
+    for folder, world in (("many", 2), ("four", 4)):
+        again = processes.run({"run": {**case, "resume": True}}, tmp_path / folder, world)["run"]
+        assert not isinstance(again, Exception), repr(again)
+        apart = (one["weights"] - again["weights"]).norm() / (one["weights"] - one["start"]).norm()
+        assert apart < TOLERANCE, f"{world} processes: {apart:.2g}"
+
+
+# --- starting several processes ------------------------------------------------------------------
 
 
 def test_d8_bare_torchrun_on_a_cpu_meets():
@@ -69,3 +250,111 @@ def test_d8_bare_torchrun_on_a_cpu_meets():
         text=True,
     )
     assert done.stdout.split() == ["2", "cpu"] * 2, done.stderr
+
+
+def test_num_processes_becomes_a_launcher_s_command():
+    words = ["align", "--config", "a.yaml", "--beta", "0.2"]
+    assert launch.command(words) is None
+    assert launch.command([*words, "--num_processes=4"])[2:] == [
+        "torch.distributed.run", "--nproc_per_node=4", "--standalone", "-m", "trueline", *words,
+    ]  # fmt: skip
+    two = "--num_machines 2 --machine_rank 1 --main_process_ip 10.0.0.1 --num_processes 16".split()
+    assert launch.command([*two, *words])[3:7] == [
+        "--nproc_per_node=8", "--nnodes=2", "--node_rank=1", "--master_addr=10.0.0.1",
+    ]  # fmt: skip
+    named = launch.command([*words, *two, "--accelerate_config", "zero3"])
+    assert named[2] == "accelerate.commands.launch"
+    assert named[3].endswith("zero3.yaml")
+    assert {"--num_machines=2", "--num_processes=16"} <= set(named)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--num_processes", "needs a value"),
+        ("--num_processes two", "number of 1 or more"),
+        ("--num_machines 2 --num_processes 4", "needs --machine_rank"),
+        ("--machine_rank 1 --num_processes 4", "no effect without --num_machines"),
+        ("--accelerate_config zero4", "neither a file nor one of"),
+        ("--num_processes 3 --num_machines 2 --machine_rank 0 --main_process_ip a", "evenly"),
+    ],
+)
+def test_a_launch_that_cannot_be_is_one_line(words, message):
+    with pytest.raises(UserError, match=message):
+        launch.command(["align", *words.split()])
+
+
+def test_a_launched_process_starts_no_others(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="a launcher has started this one already"):
+        launch.command(["align", "--num_processes", "2"])
+
+
+@pytest.fixture
+def model_and_rows(tmp_path):
+    tiny_llama().save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    rows = tmp_path / "pairs.jsonl"
+    rows.write_text("\n".join(map(json.dumps, pair_rows(12))))
+    config = {
+        "model_name_or_path": str(tmp_path / "model"), "dataset_name": str(rows),
+        "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "max_steps": 2,
+        "learning_rate": 0.01, "gradient_checkpointing": False, "test_size": 0.25,
+        "logging_steps": 1, "save_strategy": "no", "report_to": "none",
+    }  # fmt: skip
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def saved(folder):
+    from safetensors.torch import load_file
+
+    weights = load_file(folder / "model.safetensors")
+    return torch.cat([weights[name].flatten() for name in sorted(weights)])
+
+
+@pytest.mark.slow
+def test_two_machines_and_one_train_the_same_model(model_and_rows, tmp_path):
+    """Two groups of two processes that meet at an address, as two machines do."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRUELINE_CACHE": str(tmp_path / "cache")}
+    words = [sys.executable, "-m", "trueline", "align", "--config", str(model_and_rows)]
+
+    def start(*more):
+        return subprocess.Popen([*words, *more], env=environment, stderr=subprocess.PIPE, text=True)
+
+    alone = start("--output_dir", str(tmp_path / "one"), "--gradient_accumulation_steps", "4")
+    assert alone.wait(600) == 0, alone.stderr.read()
+    meeting = "--num_processes 4 --num_machines 2 --main_process_ip 127.0.0.1".split()
+    meeting += ["--main_process_port", "29631", "--output_dir", str(tmp_path / "two")]
+    machines = [start(*meeting, "--machine_rank", str(rank)) for rank in range(2)]
+    for machine in machines:
+        assert machine.wait(600) == 0, machine.stderr.read()
+    one, two = saved(tmp_path / "one"), saved(tmp_path / "two")
+    begun = saved(tmp_path / "model")
+    assert (one - two).norm() / (one - begun).norm() < TOLERANCE
+
+
+@pytest.mark.slow
+def test_the_page_s_configurations_train(model_and_rows, tmp_path):
+    """docs/tasks/several-gpus.md on two processes of a CPU, with a tiny model and its rows."""
+    page = Path(__file__).parents[1] / "docs/tasks/several-gpus.md"
+    tiny = yaml.safe_load(model_and_rows.read_text())
+    kept = ("model_name_or_path", "dataset_name", "max_steps", "gradient_checkpointing")
+    blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    for index, block in enumerate(blocks):
+        config = yaml.safe_load(block) | {key: tiny[key] for key in kept}
+        config |= {"output_dir": str(tmp_path / f"{index}"), "report_to": "none"}
+        config |= {"per_device_train_batch_size": 2, "max_tokens_per_micro_batch": 64}
+        path = tmp_path / f"{index}.yaml"
+        path.write_text(yaml.safe_dump(config))
+        words = ["align", "--config", str(path), "--num_processes", "2"]
+        done = subprocess.run(
+            [sys.executable, "-m", "trueline", *words],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TRUELINE_CACHE": str(tmp_path / "cache")},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert list((tmp_path / f"{index}").glob("*model.safetensors"))

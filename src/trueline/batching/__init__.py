@@ -7,7 +7,7 @@ turns it into attention.
 """
 
 from trueline.batching.encode import Encoder
-from trueline.batching.pack import Layout, PackedBatch, Part, Segment, causal_mask, pack
+from trueline.batching.pack import Layout, PackedBatch, Part, Segment, causal_mask, onto, pack
 from trueline.batching.told import Told
 from trueline.batching.trees import Branch, Ids, Mask, TokenTree, View, view, within_budget
 
@@ -24,6 +24,7 @@ __all__ = [
     "Told",
     "View",
     "causal_mask",
+    "onto",
     "pack",
     "view",
     "within_budget",

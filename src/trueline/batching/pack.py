@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -94,6 +94,21 @@ class Layout:
         ends = [torch.tensor([0, *count]).cumsum(0).int() for count in counts]
         return ends[0].to(self.scored.device), ends[1].to(self.scored.device)
 
+    @property
+    def indices(self) -> list[Tensor]:
+        """All index tensors, int64, for one transfer to a device; see :meth:`moved`."""
+        return [self.scored, self.keys, *(ends.long() for ends in self.boundaries)]
+
+    def moved(self, indices: Sequence[Tensor]) -> Layout:
+        """The layout with its ``indices`` where they have been copied to: once a batch, and not
+        when a layer first asks for them."""
+        scored, keys, queries, seen = indices
+        layout = replace(self, scored=scored, _masks={})
+        layout.__dict__.update(
+            keys=keys, boundaries=(queries.int(), seen.int()), parts=self.parts, sizes=self.sizes
+        )
+        return layout
+
     def mask(self, part: Part, window: int | None, device: torch.device) -> Tensor | None:
         """The (queries, keys) bool mask of a part, or None where it is plainly causal."""
         queries, keys = part.queries.stop - part.queries.start, part.seen
@@ -103,6 +118,13 @@ class Layout:
         if key not in self._masks:
             self._masks[key] = causal_mask(queries, keys, window, device)
         return self._masks[key]
+
+
+def onto(device: torch.device | str, tensor: Tensor) -> Tensor:
+    """A tensor of the CPU on another device, without waiting for what that has still to do."""
+    if torch.device(device).type == "cuda" and torch.cuda.is_available():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def causal_mask(
@@ -142,14 +164,16 @@ class PackedBatch:
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The batch on a device."""
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=True)
-            for name in (
-                "input_ids", "position_ids", "predictors", "targets", "owners", "length"
-            )
-        }  # fmt: skip
-        layout = replace(self.layout, scored=self.layout.scored.to(device, non_blocking=True))
-        return replace(self, layout=layout, **moved)
+        device = torch.device(device)
+        if device == self.input_ids.device:
+            return self
+        names = ("input_ids", "position_ids", "predictors", "targets", "owners", "length")
+        parts = [*(getattr(self, name) for name in names), *self.layout.indices]
+        row = onto(device, torch.cat([part.flatten() for part in parts]))
+        pieces = row.split([part.numel() for part in parts])
+        moved = [piece.view_as(part) for piece, part in zip(pieces, parts, strict=True)]
+        fields = dict(zip(names, moved, strict=False))
+        return replace(self, layout=self.layout.moved(moved[len(names) :]), **fields)
 
     def sums(self, tokens: Tensor) -> Tensor:
         """(C,) sums of per-token values (M,) over each completion."""

@@ -26,6 +26,7 @@ from trueline.cli import (
     diffusion,
     evaluate,
     inspect_export,
+    launch,
     objectives,
     report,
     reproduce,
@@ -85,6 +86,9 @@ def main() -> None:
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, _end)
     try:
+        started = launch.command(sys.argv[1:])
+        if started is not None:
+            os.execv(started[0], started)
         app()
     except KeyboardInterrupt as interrupted:
         number = getattr(interrupted, "number", signal.SIGINT)

@@ -52,7 +52,7 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
     )
     _write_run_files(run, trainer, resume=resume)
     settle_tensorboard(trainer)
-    before = trainer.evaluate(metric_key_prefix="base") if test and not resume else None
+    before = trainer.evaluate_first() if test and not resume else None
     try:
         trainer.train(resume_from_checkpoint=resume)
     except KeyboardInterrupt:

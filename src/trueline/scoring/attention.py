@@ -55,15 +55,27 @@ def packed_attention(
         return out.transpose(1, 2).contiguous(), None
     if kwargs.get("s_aux") is not None or kwargs.get("position_bias") is not None:
         raise NotImplementedError("attention sinks and position biases take the plain path")
+    query, key, value = _alike(query, key, value)
+    half = query.dtype in (torch.float16, torch.bfloat16) and softcap is None and not dropout
+    if half and varlen_works(query.device, query.dtype, query.shape[-1]):
+        out = by_varlen(query, key, value, layout, scaling, sliding_window)
+        return out.transpose(1, 2).contiguous(), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    half = query.dtype in (torch.float16, torch.bfloat16) and softcap is None and not dropout
-    if half and query.is_cuda and varlen_works(query.device, query.dtype, query.shape[-1]):
-        out = by_varlen(query, key, value, layout, scaling, sliding_window)
-    else:
-        out = by_part(query, key, value, layout, dropout, scaling, softcap, sliding_window)
+    out = by_part(query, key, value, layout, dropout, scaling, softcap, sliding_window)
     return out.transpose(1, 2).contiguous(), None
+
+
+def _alike(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """All three in autocast's precision. With weights in float32 the rotation gives queries and
+    keys in float32 beside values in half, and no flash kernel takes such a mixture."""
+    device = query.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    else:
+        dtype = value.dtype
+    return query.to(dtype), key.to(dtype), value.to(dtype)
 
 
 def by_part(
@@ -108,9 +120,11 @@ def by_varlen(
     window: int | None = None,
 ) -> Tensor:
     """All parts in one call of a variable-length flash kernel: each is a sequence whose queries are
-    the last of its keys. All of shape (1, heads, T, d)."""
+    the last of its keys. Shapes (1, heads, T, d); keys and values may have fewer heads, which the
+    kernel reads as they are."""
     from torch.nn.attention.varlen import varlen_attn
 
+    grouped: dict[str, Any] = {"enable_gqa": True} if query.shape[1] != key.shape[1] else {}
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     back = -1 if window is None else window - 1
     out: Any = varlen_attn(
@@ -122,6 +136,7 @@ def by_varlen(
         max(part.seen for part in layout.parts),
         scale=scale,
         window_size=(back, 0),
+        **grouped,
     )
     return out.transpose(0, 1)[None]
 
@@ -129,17 +144,22 @@ def by_varlen(
 @functools.cache
 def varlen_works(device: torch.device, dtype: torch.dtype, width: int) -> bool:
     """Whether the variable-length kernel is there and means what it should on this device: it is
-    compared with the other path once, on a made-up row, plain and with a window."""
+    compared with the other path once, on a made-up row with grouped heads, plain and with a
+    window."""
+    if device.type != "cuda":
+        return False
     layout = Layout((Segment(9, (5, 7)), Segment(2, (4,))), torch.zeros(1, device=device).long())
     generator = torch.Generator(device).manual_seed(0)
+    size = sum(layout.sizes)
     q, k, v = (
-        torch.randn(1, 2, sum(layout.sizes), width, device=device, generator=generator).to(dtype)
-        for _ in range(3)
+        torch.randn(1, heads, size, width, device=device, generator=generator).to(dtype)
+        for heads in (4, 2, 2)
     )
+    wide = [x.repeat_interleave(2, dim=1) for x in (k, v)]
     try:
         with torch.no_grad():
             pairs = [
-                (by_varlen(q, k, v, layout, window=w), by_part(q, k, v, layout, window=w))
+                (by_varlen(q, k, v, layout, window=w), by_part(q, *wide, layout, window=w))
                 for w in (None, 4)
             ]
     except (ImportError, RuntimeError, TypeError) as error:

@@ -118,15 +118,17 @@ def head_log_probs(
     *,
     softcap: float | None = None,
     chunked: bool = True,
+    linear: bool | None = None,
 ) -> Tensor:
     """(M,) log-probs of ``targets`` (M,) given ``hidden`` (M, d) through the LM head, in float32
     (float64 where the hidden states are).
 
     A plain linear head runs in chunks with its own backward; any other (quantized, with an
     adapter) runs as the module it is, chunk by chunk under checkpointing. With ``chunked=False``
-    all logits are made and stored, the ordinary way, to measure what the chunks save.
+    all logits are made and stored, the ordinary way, to measure what the chunks save. ``linear``
+    says that the head is plain where its type no longer does (FSDP makes another of it).
     """
-    if chunked and type(head) is nn.Linear:
+    if chunked and (type(head) is nn.Linear if linear is None else linear):
         device = hidden.device.type
         dtype = hidden.dtype
         if torch.is_autocast_enabled(device):

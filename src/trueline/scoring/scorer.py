@@ -90,9 +90,16 @@ class Scorer:
         self.shortcuts = shortcuts or Shortcuts()
         self.core = _causal_lm(model)
         self.fast = True
+        self._through = model
         self._attach()
         if check:
             self._check()
+
+    def verify_through(self, wrapper: nn.Module) -> None:
+        """The check that ``check=False`` left out, called through a wrapper around the model: where
+        weights are sharded, it alone can run a forward pass."""
+        self._through = wrapper
+        self._check()
 
     def _check(self) -> None:
         """Leave out what the architecture does not bear: the last-layer shortcut, then all."""
@@ -125,11 +132,26 @@ class Scorer:
             return forward
 
         self._forward = Patch(self.core, packing)
+        self._head = Patch(self.core.get_output_embeddings(), self._scores)
         self._last_layer = LastLayer(body_of(self.core)) if self.shortcuts.last_layer else None
+
+    def _scores(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """The head's forward, which given ``targets`` scores them: called as a module, so that a
+        sharded head's weights are there."""
+        head = self.core.get_output_embeddings()
+        linear = type(head) is nn.Linear  # before any wrapper makes another type of it
+
+        def forward(hidden: Tensor, *, targets: Tensor | None = None) -> Tensor:
+            if targets is None:
+                return original(hidden)
+            return head_log_probs(head, hidden, targets, softcap=_softcap(self.core), linear=linear)
+
+        return forward
 
     def detach(self) -> None:
         """Give the model its own forward method and attention back."""
         self._forward.undo()
+        self._head.undo()
         if self._last_layer is not None:
             self._last_layer.detach()
         self.core.set_attn_implementation(self._attention)
@@ -162,14 +184,16 @@ def packed_log_probs(core: Any, batch: PackedBatch, shortcuts: Shortcuts) -> Ten
         rest[batch.layout.scored] = False
         at = torch.cat([at, rest.nonzero()[:, 0]])
         targets = torch.cat([targets, targets.new_zeros(len(at) - len(targets))])
-    log_probs = head_log_probs(
-        core.get_output_embeddings(),
-        hidden[at],
-        targets,
-        softcap=getattr(core.config.get_text_config(), "final_logit_softcapping", None),
-        chunked=shortcuts.chunked_head,
-    )
+    head = core.get_output_embeddings()
+    if shortcuts.chunked_head:
+        log_probs = head(hidden[at], targets=targets)  # see Scorer._scores
+    else:
+        log_probs = head_log_probs(head, hidden[at], targets, softcap=_softcap(core), chunked=False)
     return log_probs[: len(batch.targets)]
+
+
+def _softcap(core: Any) -> float | None:
+    return getattr(core.config.get_text_config(), "final_logit_softcapping", None)
 
 
 def packed_hidden(core: Any, batch: PackedBatch) -> Tensor:
@@ -224,10 +248,11 @@ def verify(scorer: Scorer, *, seed: int = 0) -> str | None:
     ]
     for trees in batches:  # two, so that nothing kept from one can pass for the other
         batch = scorer.pack(trees)
-        with torch.no_grad(), evaluating(scorer.model), _in_full(scorer.core) as full:
+        through = scorer._through
+        with torch.no_grad(), evaluating(through), _in_full(scorer.core) as full:
             try:
-                fast = scorer(trees, batch)
-                plain = plain_log_probs(scorer.model, batch, trees)
+                fast = scorer(trees, batch, through=through)
+                plain = plain_log_probs(through, batch, trees)
             except _FAILURES as error:
                 return f"the packed forward failed ({type(error).__name__}: {error})"
         difference = (fast - plain).abs().max().item()

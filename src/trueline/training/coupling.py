@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -69,13 +69,14 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def gather(values: Tensor) -> tuple[Tensor, slice]:
-    """All ranks' (n_r, k) float64 rows, rank by rank, and where this rank's rows are."""
+def gather(values: Tensor, sizes: Sequence[int] | None = None) -> tuple[Tensor, slice]:
+    """All ranks' (n_r, k) float64 rows, rank by rank, and where this rank's rows are.
+
+    Ranks that know all n_r beforehand say so in ``sizes`` and meet once; else they meet twice.
+    """
     if world_size() == 1:
         return values, slice(0, len(values))
-    sizes = [torch.zeros(1, dtype=torch.long, device=values.device) for _ in range(world_size())]
-    dist.all_gather(sizes, torch.tensor([len(values)], device=values.device))
-    counts = [int(size) for size in sizes]
+    counts = _sizes(values) if sizes is None else list(sizes)
     padded = values.new_zeros(max(counts), values.shape[1])
     padded[: len(values)] = values
     parts = [torch.empty_like(padded) for _ in counts]
@@ -83,6 +84,20 @@ def gather(values: Tensor) -> tuple[Tensor, slice]:
     start = sum(counts[: dist.get_rank()])
     whole = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
     return whole, slice(start, start + len(values))
+
+
+def _sizes(values: Tensor) -> list[int]:
+    sizes = [torch.zeros(1, dtype=torch.long, device=values.device) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(values)], device=values.device))
+    return [int(size) for size in sizes]
+
+
+def everyones(value: Any) -> list[Any]:
+    """Each rank's value, on every rank."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
 
 
 T = TypeVar("T")

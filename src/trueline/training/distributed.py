@@ -1,10 +1,19 @@
-"""More than one process: what is known to give one process's update, and what is refused."""
+"""More than one process: what FSDP and DeepSpeed need beyond plain data parallelism.
+
+The engines are accelerate's. What they are not asked for is accumulation: the step engine walks
+through the micro-batches, so it also says when gradients meet and when the optimizer may step.
+"""
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from torch import Tensor, nn
 
 from trueline.errors import UserError
 from trueline.training.coupling import world_size
@@ -14,64 +23,148 @@ def check_processes(trainer: Any) -> None:
     """Refuse what would train other weights than one process does, or would not end.
 
     Raises:
-        UserError: processes that do not know of each other; an engine that is not held to the
-            update of one process.
+        UserError: processes that do not know of each other; an engine or an option that is not
+            held to the update of one process.
     """
     args = trainer.args
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if max(started, world_size()) != args.world_size:
+    started = max(int(os.environ.get("WORLD_SIZE", "1")), world_size())
+    if started != args.world_size:
         raise UserError(
-            f"{max(started, world_size())} processes were started and each would train all rows "
-            f"alone (accelerate counts {args.world_size}); start them with `accelerate launch`, or "
-            "set use_cpu: true where there is no GPU"
+            f"{started} processes were started and each would train all rows alone (accelerate "
+            f"counts {args.world_size}); start them with `accelerate launch`, or set use_cpu: true "
+            "where there is no GPU"
         )
-    if trainer.is_deepspeed_enabled:
+    if not trainer.sharded:
+        return
+    for name in ("pair_weighting", "entanglement_steps"):
+        if getattr(args, name):
+            raise UserError(
+                f"{name} reads each weight's gradient whole, which FSDP and DeepSpeed spread over "
+                "processes; leave it out, or train without them"
+            )
+    if trainer.adapted:
         raise UserError(
-            "DeepSpeed is not held to one process's update yet; take FSDP (distributed_type: FSDP, "
-            "fsdp_version: 2), which shards the same, or plain data parallelism"
+            "training an adapter further keeps a copy of it as the reference, which is not held "
+            "to one process's update with FSDP and DeepSpeed; merge it into its base first"
         )
-    if trainer.is_fsdp_enabled:
-        _check_fsdp(trainer)
-
-
-def _check_fsdp(trainer: Any) -> None:
-    args, plugin = trainer.args, trainer.accelerator.state.fsdp_plugin
-    if plugin.fsdp_version != 2:
+    plugin = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
+    if plugin is not None and plugin.fsdp_version != 2:
         raise UserError("FSDP 1 is not held to one process's update; set fsdp_version: 2")
-    if plugin.cpu_ram_efficient_loading:
-        raise UserError(
-            "with fsdp_cpu_ram_efficient_loading only the first process has the weights that the "
-            "reference's log-probs are computed from; set it to false"
-        )
-    if "SHARDED" in str(plugin.state_dict_type):
-        raise UserError(
-            "fsdp_state_dict_type: SHARDED_STATE_DICT ends without a whole model; set it to "
-            "FULL_STATE_DICT"
-        )
-    if args.pair_weighting is not None or args.entanglement_steps:
-        raise UserError(
-            "pair_weighting and entanglement_steps read each weight's gradient whole, which FSDP "
-            "spreads over processes; leave them out or train without FSDP"
-        )
-    if args.max_tokens_per_micro_batch is not None and args.world_size > 1:
-        raise UserError(
-            "max_tokens_per_micro_batch gives processes different numbers of forward passes, for "
-            "which FSDP waits for ever; cut by per_device_train_batch_size alone"
-        )
 
 
-def check_even(trainer: Any, trees: Sequence[Any], evals: Iterable[Sequence[Any]]) -> None:
-    """Refuse row counts that give processes different numbers of forward passes under FSDP.
+def check_wrapped(trainer: Any) -> None:
+    """Refuse a DeepSpeed file that says something else than the configuration.
 
     Raises:
-        UserError: rows that do not divide.
+        UserError: it clips gradients at another norm.
     """
-    if not trainer.is_fsdp_enabled or trainer.args.world_size == 1:
+    if not trainer.is_deepspeed_enabled:
         return
-    size, world = trainer.plan.batch_size, trainer.args.world_size
-    for kind, rows, unit in (("training", trees, size), *(("held-out", e, world) for e in evals)):
-        if len(rows) % unit:
-            raise UserError(
-                f"FSDP waits for ever where processes have unequal work: {len(rows)} {kind} "
-                f"examples do not divide by {unit}; max_samples or test_size can make them"
-            )
+    theirs, ours = trainer.deepspeed.gradient_clipping(), trainer.args.max_grad_norm
+    if theirs != ours:
+        raise UserError(
+            f"the DeepSpeed configuration clips gradients at {theirs} and max_grad_norm is {ours}; "
+            'set its gradient_clipping to "auto", or both to one number'
+        )
+
+
+@contextmanager
+def unsynced(trainer: Any, model: Any) -> Iterator[None]:
+    """Around every micro-batch but the last: plain data parallelism lets gradients meet once a
+    step. FSDP's meet every time and stay sharded, which is what it is chosen for."""
+    if trainer.is_deepspeed_enabled:
+        model.set_gradient_accumulation_boundary(False)
+        try:
+            yield
+        finally:
+            model.set_gradient_accumulation_boundary(True)
+    elif trainer.is_fsdp_enabled:
+        yield
+    else:
+        with trainer.accelerator.no_sync(model):
+            yield
+
+
+def back(trainer: Any) -> Callable[[Tensor], Any]:
+    """What goes backward: accelerate's, but for DeepSpeed its own, as accelerate's would also let
+    the optimizer step after every micro-batch."""
+    if not trainer.is_deepspeed_enabled:
+        return trainer.accelerator.backward
+    engine = trainer.deepspeed
+
+    def backward(loss: Tensor) -> None:
+        engine.backward(loss, scale_wrt_gas=False)
+
+    engine.set_gradient_accumulation_boundary(True)
+    return backward
+
+
+def kept_copy(model: nn.Module) -> nn.Module:
+    """The policy as it starts, kept as the reference.
+
+    Raises:
+        UserError: DeepSpeed has already spread the weights while they were loaded.
+    """
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        raise UserError(
+            "zero3_init_flag spreads the weights while they are loaded, so no copy of them can be "
+            "kept as the reference; name it in reference_model_name_or_path, leave "
+            "precompute_ref_log_probs on, or set zero3_init_flag: false"
+        )
+    return copy.deepcopy(model)
+
+
+def shard_frozen(trainer: Any, model: nn.Module) -> Any:
+    """A reference model spread over processes as the policy is; what to call instead of it."""
+    accelerator = trainer.accelerator
+    if trainer.is_fsdp_enabled:
+        from accelerate.utils import fsdp2_prepare_model
+
+        return fsdp2_prepare_model(accelerator, model)
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin.zero_stage < 3:  # whose weights are whole on every process
+        return model.to(accelerator.device)
+    import deepspeed
+
+    config = copy.deepcopy(plugin.deepspeed_config)
+    for key in ("optimizer", "scheduler"):
+        config.pop(key, None)
+    engine, *_ = deepspeed.initialize(model=model, config=config)
+    return engine.eval()
+
+
+def load_wrapped(trainer: Any, folder: str) -> None:
+    """A checkpoint into what is wrapped, as the Trainer does it; its own way comes too early."""
+    if trainer.is_deepspeed_enabled:
+        from transformers.integrations.deepspeed import deepspeed_load_checkpoint
+
+        whole = not hasattr(trainer.model, "peft_config")
+        deepspeed_load_checkpoint(trainer.model_wrapped, folder, load_module_strict=whole)
+    else:
+        trainer._load_from_checkpoint(folder, trainer.model_wrapped)
+    trainer._load_optimizer_and_scheduler(folder)
+    trainer._load_scaler(folder)
+
+
+@contextmanager
+def saved_whole(trainer: Any, folder: Path) -> Iterator[None]:
+    """Around saving the final model: whole, also where checkpoints are sharded.
+
+    Raises:
+        UserError: there are no weights afterwards.
+    """
+    plugin = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
+    kept = None if plugin is None else str(plugin.state_dict_type).rpartition(".")[2]
+    if plugin is not None:
+        plugin.set_state_dict_type("FULL_STATE_DICT")
+    try:
+        yield
+    finally:
+        if plugin is not None:
+            plugin.set_state_dict_type(kept)
+    if trainer.args.should_save and not any(folder.glob("*.safetensors")):
+        merge = f"python {folder}/zero_to_fp32.py {folder} {folder}"
+        raise UserError(
+            f"{folder} holds the model in pieces; `{merge}` puts them together, and "
+            "zero3_save_16bit_model: true saves it whole"
+        )

@@ -16,8 +16,9 @@ ROUNDING = 1e-6
 """Of the log-probs that a margin is made of: float32's rounding, a few times over. That of bf16 is
 larger and cannot be told from a difference."""
 
-Sums = dict[str, tuple[Tensor, int]]
-"""Metric name to (sum, count): means of parts add up to the mean of the whole."""
+Sums = dict[str, tuple[Tensor, Tensor | int]]
+"""Metric name to (sum, count): means of parts add up to the mean of the whole. Both stay on the
+device until they are read: a mask is multiplied, never indexed with, which would wait for it."""
 
 
 def step_metrics(
@@ -30,17 +31,19 @@ def step_metrics(
     if isinstance(batch, CompletionLogProbs):
         return {
             "logps/chosen": _sum(batch.policy),
-            "nll/token": (-batch.policy.sum(), int(batch.length.sum())),
+            "nll/token": (-batch.policy.sum(), batch.length.sum()),
         }
+    chosen: Tensor | None = None
+    rejected: Tensor | None = None
     if isinstance(batch, UnpairedLogProbs):
-        good, bad = batch.desirable, ~batch.desirable
-        chosen = batch.completions.map(lambda x: x[good])
-        rejected = batch.completions.map(lambda x: x[bad])
+        chosen, rejected = batch.desirable, ~batch.desirable
+        sides = {"chosen": batch.completions, "rejected": batch.completions}
     else:
-        chosen, rejected = batch.chosen, batch.rejected
-    sums: Sums = {"logps/chosen": _sum(chosen.policy), "logps/rejected": _sum(rejected.policy)}
-    for name, side in {"chosen": chosen, "rejected": rejected}.items():
-        sums[f"rewards/{name}"] = _sum(objective.reward(side))
+        sides = {"chosen": batch.chosen, "rejected": batch.rejected}
+    masks = {"chosen": chosen, "rejected": rejected}
+    sums = {f"logps/{name}": _sum(side.policy, masks[name]) for name, side in sides.items()}
+    for name, side in sides.items():
+        sums[f"rewards/{name}"] = _sum(objective.reward(side), masks[name])
     pairs = batch if isinstance(batch, PairedLogProbs) else pairs
     return sums if pairs is None else sums | _pair_metrics(pairs, objective)
 
@@ -77,8 +80,11 @@ def _rounding(pairs: PairedLogProbs) -> Tensor:
     return ROUNDING * torch.stack(terms).sum(dim=0)
 
 
-def _sum(values: Tensor) -> tuple[Tensor, int]:
-    return values.detach().double().sum(), values.numel()
+def _sum(values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | int]:
+    values = values.detach().double()
+    if mask is None:
+        return values.sum(), values.numel()
+    return torch.where(mask, values, 0.0).sum(), mask.sum()
 
 
 class MetricAccumulator:
@@ -86,9 +92,9 @@ class MetricAccumulator:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, float] = {}
+        self._counts: dict[str, Tensor | float] = {}
 
-    def add(self, sums: Mapping[str, tuple[Tensor, int]]) -> None:
+    def add(self, sums: Mapping[str, tuple[Tensor, Tensor | int]]) -> None:
         """Take in a step's sums and counts."""
         for name, (total, count) in sums.items():
             self._sums[name] = self._sums.get(name, 0.0) + total.detach().double()
@@ -112,7 +118,7 @@ class MetricAccumulator:
             return {}
         packed = torch.stack(
             [torch.as_tensor(self._sums.get(n, 0.0), device=device).double() for n in names]
-            + [torch.tensor(self._counts.get(n, 0.0), device=device).double() for n in names]
+            + [torch.as_tensor(self._counts.get(n, 0.0), device=device).double() for n in names]
         )
         if world_size() > 1:
             dist.all_reduce(packed)

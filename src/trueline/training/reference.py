@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import time
 import uuid
@@ -20,16 +21,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from trueline.batching import Branch, TokenTree, within_budget
 from trueline.errors import UserError
 from trueline.files import whole
 from trueline.scoring import TOKEN_BUDGET, Scorer, evaluating
-from trueline.training.coupling import world_size
+from trueline.training.coupling import everyones, world_size
 
 log = logging.getLogger(__name__)
 
@@ -122,11 +122,7 @@ class ReferenceCache:
         mine, self._unshared = self._unshared, {}
         if world_size() == 1:
             return
-        everyone: list[dict[bytes, float | np.ndarray[Any, Any]]] = [
-            {} for _ in range(world_size())
-        ]
-        dist.all_gather_object(everyone, mine)
-        for part in everyone:
+        for part in everyones(mine):
             for key, value in part.items():
                 self._keep(key, value)
 
@@ -176,6 +172,8 @@ class Reference:
         switch: a context inside which the scorer's model is the reference (adapter off).
         autocast: the precision context of the policy, so that log-ratios start at exactly 0.
         moved: says why the scorer is the reference no longer, or None while it is.
+        through: the wrapper around the scorer's model to call, once there is one.
+        together: whether every rank takes part in every forward pass, as sharded weights ask.
     """
 
     def __init__(
@@ -191,6 +189,8 @@ class Reference:
         self.switch = switch
         self.autocast = autocast
         self.moved: str | None = None
+        self.through: nn.Module | None = None
+        self.together = False
 
     def __call__(self, trees: Sequence[TokenTree]) -> Tensor:
         """(C,) sums in tree order, float32, on the CPU."""
@@ -215,28 +215,41 @@ class Reference:
 
     def missing(self, trees: Sequence[TokenTree]) -> list[TokenTree]:
         """The trees with at least one completion that is not cached, as the reference sees them."""
+        return [trees[index].for_reference() for index in self.missing_at(trees)]
+
+    def missing_at(self, trees: Sequence[TokenTree]) -> list[int]:
+        """Where those trees are."""
         return [
-            tree.for_reference()
-            for tree in trees
+            index
+            for index, tree in enumerate(trees)
             if any(key not in self.cache for key in self._keys(tree))
         ]
 
     def fill(
         self, trees: Sequence[TokenTree], progress: Callable[[int], None] | None = None
     ) -> None:
-        """Score what is missing, in batches of about ``TOKEN_BUDGET`` tokens."""
-        todo = self.missing(trees)
-        if todo and self.moved:
+        """Score what is missing, in batches of about ``TOKEN_BUDGET`` tokens.
+
+        Where ranks go ``together``, each must call this with its own trees at the same time; one
+        with less to do than another goes on with a short tree, whose values it has twice.
+        """
+        batches = list(within_budget(self.missing(trees), TOKEN_BUDGET))
+        most = max(everyones(len(batches))) if self.together else len(batches)
+        if not most:
+            return
+        if self.moved:
             raise UserError(f"reference log-probs are missing and {self.moved}")
-        with torch.no_grad(), evaluating(self.scorer.model), self.switch(), self.autocast():
-            for batch in within_budget(todo, TOKEN_BUDGET):
+        shortest = min(trees, key=lambda tree: tree.inputs).for_reference()
+        model = self.scorer.model if self.through is None else self.through
+        with torch.no_grad(), evaluating(model), self.switch(), self.autocast():
+            for batch in itertools.chain(batches, [[shortest]] * (most - len(batches))):
                 self._score(batch)
                 if progress is not None:
                     progress(len(batch))
 
     def _score(self, trees: Sequence[TokenTree]) -> None:
         packed = self.scorer.pack(trees)
-        tokens = self.scorer(trees, packed).float().cpu().numpy()
+        tokens = self.scorer(trees, packed, through=self.through).float().cpu().numpy()
         pieces = iter(np.split(tokens, np.cumsum(packed.length.cpu().numpy())[:-1]))
         for tree in trees:
             for key in self._keys(tree):

@@ -7,7 +7,7 @@ cut into micro-batches and ranks cannot change what is in it, nor which completi
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,32 +18,64 @@ from trueline.batching.mismatch import mismatch
 from trueline.errors import UserError
 
 
+class Passes(list[list[TokenTree]]):
+    """One rank's forward passes over its share of some trees, as many as every other rank's.
+
+    Sharded weights meet in every pass, so a rank with fewer trees goes on with fillers of weight
+    zero: the last ``fillers`` passes repeat a short tree and nothing of them counts.
+
+    Args:
+        batches: the trees of each pass that counts.
+        fillers: passes added behind them, over ``filler``.
+        sizes: completions of each rank's share, fillers not counted.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[list[TokenTree]],
+        fillers: int = 0,
+        filler: TokenTree | None = None,
+        sizes: Sequence[int] = (),
+    ) -> None:
+        super().__init__(batches)
+        self.fillers = fillers
+        self.sizes = tuple(sizes)
+        self.extend([] if filler is None else [filler] for _ in range(fillers))
+
+    @property
+    def trees(self) -> list[TokenTree]:
+        """This rank's own trees, in order."""
+        return [tree for trees in self[: len(self) - self.fillers] for tree in trees]
+
+    def marked(self) -> Iterator[tuple[list[TokenTree], bool]]:
+        """Each pass's trees, and whether they are a filler."""
+        own = len(self) - self.fillers
+        return ((trees, index >= own) for index, trees in enumerate(self))
+
+
 @dataclass(frozen=True)
 class StepBatch:
     """One rank's share of one effective batch.
 
     Args:
         micro_batches: this rank's trees, cut into what fits on the device.
-        mismatched: for each micro-batch, the same prompts with other examples' completions; empty
-            lists where the objective does not ask for them.
+        mismatched: the same prompts with other examples' completions; none where the objective
+            does not ask for them.
         losses: loss terms (pairs, or completions) in the whole effective batch, over all ranks.
         counts: desirable and undesirable completions in it.
         tokens: scored tokens of its desirable completions.
-        idle: this rank got no tree of its own and scores another's with weight zero, so that every
-            rank takes part in the step.
     """
 
-    micro_batches: list[list[TokenTree]]
-    mismatched: list[list[TokenTree]]
+    micro_batches: Passes
+    mismatched: Passes
     losses: int
     counts: tuple[int, int]
     tokens: int
-    idle: bool = False
 
     @property
     def ids(self) -> list[str]:
         """Where this rank's trees came from."""
-        return [tree.id for trees in self.micro_batches for tree in trees]
+        return [tree.id for tree in self.micro_batches.trees]
 
 
 def interleave(labels: Sequence[int], rng: np.random.Generator) -> list[int]:
@@ -79,6 +111,7 @@ class BatchPlan(Sampler[list[int]]):
         rank, world_size: this process among all.
         mismatched: whether the objective compares mismatched completions.
         shuffle: False keeps the data's order (evaluation).
+        drop_last: leave out an epoch's last effective batch where it is not full.
     """
 
     def __init__(
@@ -94,9 +127,15 @@ class BatchPlan(Sampler[list[int]]):
         world_size: int = 1,
         mismatched: bool = False,
         shuffle: bool = True,
+        drop_last: bool = False,
     ) -> None:
         if not trees:
             raise UserError("there is nothing to train on: the data set yields no example")
+        if drop_last and len(trees) < batch_size:
+            raise UserError(
+                f"dataloader_drop_last leaves nothing: {len(trees)} examples do not fill one "
+                f"effective batch of {batch_size}"
+            )
         self.trees = trees
         self.batch_size = batch_size
         self.seed = seed
@@ -106,30 +145,30 @@ class BatchPlan(Sampler[list[int]]):
         self.rank, self.world_size = rank, world_size
         self.mismatched = mismatched
         self.shuffle = shuffle
+        self.drop_last = drop_last
         self.epoch = 0
         kinds = {pattern: k for k, pattern in enumerate(sorted({t.desirable for t in trees}))}
         self._labels = [kinds[tree.desirable] for tree in trees]
 
     def __len__(self) -> int:
-        return -(-len(self.trees) // self.batch_size)
+        whole, rest = divmod(len(self.trees), self.batch_size)
+        return whole + bool(rest and not self.drop_last)
 
     def __iter__(self) -> Iterator[list[int]]:
         """The tree indices of each effective batch of the present epoch, all ranks together."""
         order = list(range(len(self.trees)))
         if self.shuffle:
             order = interleave(self._labels, np.random.default_rng([self.seed, self.epoch]))
-        for start in range(0, len(order), self.batch_size):
-            yield order[start : start + self.batch_size]
+        for step in range(len(self)):
+            yield order[step * self.batch_size : (step + 1) * self.batch_size]
 
     def share(self, indices: Sequence[int]) -> StepBatch:
         """This rank's part of an effective batch, cut into micro-batches."""
         trees = [self.trees[i] for i in indices]
-        others = self._others(indices)
         labels = [label for tree in trees for label in tree.desirable]
-        mine = slice(self.rank, None, self.world_size)
         return StepBatch(
-            micro_batches=self._cut(trees[mine] or trees[:1]),
-            mismatched=self._cut(others[mine] or others[:1]),
+            micro_batches=self.passes(trees),
+            mismatched=self.passes(self._others(indices)),
             losses=len(trees) if self.paired else len(labels),
             counts=(sum(labels), len(labels) - sum(labels)),
             tokens=sum(
@@ -138,7 +177,17 @@ class BatchPlan(Sampler[list[int]]):
                 for branch, label in zip(tree.branches, tree.desirable, strict=True)
                 if label
             ),
-            idle=not trees[mine],
+        )
+
+    def passes(self, trees: Sequence[TokenTree]) -> Passes:
+        """This rank's passes over its share: every rank knows all shares, so none has to ask."""
+        shares = [trees[rank :: self.world_size] for rank in range(self.world_size)]
+        cuts = [self._cut(share) for share in shares]
+        return Passes(
+            cuts[self.rank],
+            max(map(len, cuts)) - len(cuts[self.rank]),
+            min(trees, key=lambda tree: tree.inputs, default=None),
+            [sum(len(tree.branches) for tree in share) for share in shares],
         )
 
     def mismatched_trees(self, steps: int) -> Iterator[TokenTree]:

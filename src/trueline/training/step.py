@@ -9,6 +9,7 @@ and ranks, whatever the split: only scalars have to meet. The engine knows no tr
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -17,14 +18,14 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from trueline.batching import PackedBatch, TokenTree, View
+from trueline.batching import PackedBatch, TokenTree, View, onto
 from trueline.errors import UserError
 from trueline.logprobs import PairedLogProbs
 from trueline.objectives.base import BoundObjective, LogProbs, assemble, coefficients
 from trueline.scoring import Scorer
 from trueline.training.coupling import MovingAverage, gather, world_size
 from trueline.training.reference import Reference
-from trueline.training.sampling import StepBatch
+from trueline.training.sampling import Passes, StepBatch
 from trueline.training.token_masks import SparseMasks
 
 Coupling: TypeAlias = Literal["exact", "ema"]
@@ -90,10 +91,18 @@ class Rows:
 
 @dataclass(frozen=True)
 class StepResult:
-    """The effective batch's loss (every rank has the whole) and this rank's rows."""
+    """What a step saw, with its graph gone.
+
+    Args:
+        loss: of the effective batch; every rank has the whole.
+        rows: this rank's completions; ``whole``: all ranks'.
+        coefficients: of this rank's completions.
+        statistics: of the batch, by the objective's argument.
+    """
 
     loss: Tensor
     rows: Rows
+    whole: Rows
     coefficients: Tensor
     statistics: Mapping[str, float]
 
@@ -168,14 +177,14 @@ class StepEngine:
         run = _Run(batch, model, backward, no_sync)
         past = self._past()
         if self._mismatched:
-            now = self._observe(self._mismatched_rows(run))
+            now = self._observe(self._mismatched_rows(run), batch.counts)
             result = self._parts(run, now if past is None else past)
         elif self._reads_batch and past is None:
             result = self._whole(run)
         else:
             result = self._parts(run, past or {})
             if self._reads_batch:
-                self._observe(self.gathered(result.rows)[0])
+                self._observe(result.whole, batch.counts)
         _check(batch, result)
         return result
 
@@ -196,14 +205,15 @@ class StepEngine:
         assert self.objective.spec.statistic is not None
         return {self.objective.spec.statistic.argument: self.average.value}
 
-    def _observe(self, rows: Rows) -> dict[str, float]:
-        """Measure the statistic on all rows of an effective batch and take it into the average."""
+    def _observe(self, rows: Rows, counts: tuple[int, int]) -> dict[str, float]:
+        """Measure the statistic on all rows of an effective batch, with its ``counts`` of desirable
+        and undesirable completions, and take it into the average."""
         statistic = self.objective.spec.statistic
         if statistic is None or self.average is None:
             return {}
         layout: View | None = "completion" if self._mismatched else None
         value = float(self.objective.measure(self.assemble(rows, layout=layout)))
-        if self._mismatched or bool(rows.desirable.any() and not rows.desirable.all()):
+        if self._mismatched or all(counts):
             return {statistic.argument: self.average.update(value)}
         past = self.average.value  # one class alone says nothing of the two
         return {statistic.argument: value if past is None else past}
@@ -212,9 +222,9 @@ class StepEngine:
         """One pass: each micro-batch's loss is a part of the effective batch's."""
         batch = run.batch
         parts, gradients, losses = [], [], []
-        for trees, sync in run.micro_batches():
+        for trees, filler, sync in run.micro_batches():
             with sync:
-                part = self._forward(trees, run)
+                part = self.forward(trees, run.model, filler=filler)
                 loss, gradient = self._coefficients(
                     part, statistics, counts=batch.counts, total=batch.losses, tokens=batch.tokens
                 )
@@ -223,8 +233,9 @@ class StepEngine:
             parts.append(part.detach())
             gradients.append(gradient)
             losses.append(loss)
-        everyone, _ = gather(torch.stack(losses)[:, None].double())
-        return StepResult(everyone.sum(), Rows.cat(parts), torch.cat(gradients), statistics)
+        rows = Rows.cat(parts)
+        whole, loss = self._with_loss(rows, torch.stack(losses).sum(), batch.micro_batches.sizes)
+        return StepResult(loss, rows, whole, torch.cat(gradients), statistics)
 
     def _whole(self, run: _Run) -> StepResult:
         """Log-probs of everything first, coefficients of the whole, then the backward passes.
@@ -232,15 +243,16 @@ class StepEngine:
         A single micro-batch needs no second forward: its graph waits for the coefficients. Several
         are scored without gradient first, and again, with the same dropout, for the backward.
         """
-        single = len(run.batch.micro_batches) == 1
+        passes = run.batch.micro_batches
+        single = len(passes) == 1
         parts, states = [], []
-        for trees in run.batch.micro_batches:
+        for trees, filler in passes.marked():
             states.append(_rng_state())
             with torch.set_grad_enabled(single):
-                parts.append(self._forward(trees, run))
+                parts.append(self.forward(trees, run.model, filler=filler))
         rows = Rows.cat([part.detach() for part in parts])
-        whole, mine = self.gathered(rows)
-        statistics = self._observe(whole)
+        whole, mine = self.gathered(rows, passes.sizes)
+        statistics = self._observe(whole, run.batch.counts)
         if self.objective.spec.coupled:
             statistics = {}  # it takes its own from the whole, exactly
         loss, gradient = self._coefficients(whole, statistics)
@@ -248,14 +260,14 @@ class StepEngine:
         pieces = gradient.split([len(part.policy) for part in parts])
         shaped = []
         loop = zip(run.micro_batches(), parts, states, pieces, strict=True)
-        for (trees, sync), first, state, piece in loop:
+        for (trees, filler, sync), first, state, piece in loop:
             with sync:
                 if not single:
                     _set_rng_state(state)
-                part = first if single else self._forward(trees, run)
+                part = first if single else self.forward(trees, run.model, filler=filler)
                 shaped.append(self._shaped(trees, piece, run.batch.losses))
                 run.backward((shaped[-1] * part.policy).sum() * world_size())
-        return StepResult(loss, rows, torch.cat(shaped), statistics)
+        return StepResult(loss, rows, whole, torch.cat(shaped), statistics)
 
     def _shaped(self, trees: Sequence[TokenTree], gradient: Tensor, losses: int) -> Tensor:
         """The coefficients that go backward; masks learn from the objective's own."""
@@ -263,18 +275,29 @@ class StepEngine:
             self.masks.learn(gradient, losses)
         return gradient if self.shape is None else self.shape(trees, gradient)
 
-    def _forward(self, trees: Sequence[TokenTree], run: _Run) -> Rows:
-        return self.forward(trees, run.model, idle=run.batch.idle)
-
     def forward(
-        self, trees: Sequence[TokenTree], model: nn.Module | None, *, idle: bool = False
+        self, trees: Sequence[TokenTree], model: nn.Module | None, *, filler: bool = False
     ) -> Rows:
-        """The rows of these trees under the policy; none of them where this rank is ``idle``."""
+        """The rows of these trees under the policy; none, with a graph, where they only fill."""
         packed = self.scorer.pack(trees)
         with self.autocast():
             tokens = self.scorer(trees, packed, through=model)
         rows = self.rows(trees, packed, tokens)
-        return rows.map(lambda column: column[:0]) if idle else rows
+        return rows.map(lambda column: column[:0]) if filler else rows
+
+    def score(
+        self,
+        passes: Passes,
+        model: nn.Module | None,
+        advance: Callable[[int], None] = lambda _: None,
+    ) -> tuple[Rows, Rows]:
+        """This rank's rows and all ranks' rows of these passes."""
+        parts = []
+        for trees, filler in passes.marked():
+            parts.append(self.forward(trees, model, filler=filler))
+            advance(len(trees))
+        rows = Rows.cat(parts)
+        return rows, self.gathered(rows, passes.sizes)[0]
 
     def rows(self, trees: Sequence[TokenTree], packed: PackedBatch, tokens: Tensor) -> Rows:
         """The scalars of these trees' completions, reference included, from per-token log-probs."""
@@ -284,8 +307,8 @@ class StepEngine:
             under = self.reference.tokens(trees).to(tokens)
             policy, reference = self.masks.sums(packed, labels, tokens, under)
         elif self.reference is not None:
-            reference = self.reference(trees).to(policy)
-        return Rows(policy, reference, packed.length, torch.tensor(labels, device=policy.device))
+            reference = onto(policy.device, self.reference(trees)).to(policy)
+        return Rows(policy, reference, packed.length, onto(policy.device, torch.tensor(labels)))
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
@@ -299,8 +322,7 @@ class StepEngine:
     def _mismatched_rows(self, run: _Run) -> Rows:
         """Log-probs of all ranks' mismatched completions, without gradient."""
         with torch.no_grad():
-            parts = [self._forward(trees, run) for trees in run.batch.mismatched]
-        return self.gathered(Rows.cat(parts))[0]
+            return self.score(run.batch.mismatched, run.model)[1]
 
     def _coefficients(
         self,
@@ -313,7 +335,7 @@ class StepEngine:
     ) -> tuple[Tensor, Tensor]:
         """Loss and coefficients of rows that are the whole effective batch, or, with its counts,
         total and tokens, a part of it."""
-        given = {key: rows.policy.new_tensor(value) for key, value in statistics.items()}
+        given = {key: rows.policy.new_full((), value) for key, value in statistics.items()}
 
         def loss(policy: Tensor) -> Tensor:
             batch = self.assemble(replace(rows, policy=policy), counts=counts, tokens=tokens)
@@ -341,10 +363,22 @@ class StepEngine:
         assert isinstance(pairs, PairedLogProbs)
         return pairs
 
-    def gathered(self, rows: Rows) -> tuple[Rows, slice]:
-        """All ranks' rows, and where this rank's are."""
-        matrix, mine = gather(rows.to_matrix())
+    def gathered(self, rows: Rows, sizes: Sequence[int] | None = None) -> tuple[Rows, slice]:
+        """All ranks' rows, and where this rank's are; ``sizes`` are their numbers where known."""
+        matrix, mine = gather(rows.to_matrix(), sizes)
         return Rows.from_matrix(matrix, like=rows), mine
+
+    def _with_loss(self, rows: Rows, loss: Tensor, sizes: Sequence[int]) -> tuple[Rows, Tensor]:
+        """All ranks' rows and the sum of their losses, which travel as one more row of each."""
+        if world_size() == 1:
+            return rows, loss
+        last = torch.zeros(1, 4, dtype=torch.float64, device=loss.device)
+        last[0, 0] = loss
+        matrix, _ = gather(torch.cat([rows.to_matrix(), last]), [size + 1 for size in sizes])
+        ends = list(itertools.accumulate(size + 1 for size in sizes))
+        parts = [matrix[end - size - 1 : end - 1] for end, size in zip(ends, sizes, strict=True)]
+        total = torch.stack([matrix[end - 1, 0] for end in ends]).sum()
+        return Rows.from_matrix(torch.cat(parts), like=rows), total
 
 
 @dataclass(frozen=True)
@@ -356,11 +390,14 @@ class _Run:
     backward: Callable[[Tensor], Any]
     no_sync: Callable[[], AbstractContextManager[Any]]
 
-    def micro_batches(self) -> Iterator[tuple[list[TokenTree], AbstractContextManager[Any]]]:
-        """Each micro-batch with its context: gradients meet across ranks after the last one."""
+    def micro_batches(
+        self,
+    ) -> Iterator[tuple[list[TokenTree], bool, AbstractContextManager[Any]]]:
+        """Each micro-batch, whether it only fills, and its context: gradients meet across ranks
+        after the last one."""
         last = len(self.batch.micro_batches) - 1
-        for index, trees in enumerate(self.batch.micro_batches):
-            yield trees, contextlib.nullcontext() if index == last else self.no_sync()
+        for index, (trees, filler) in enumerate(self.batch.micro_batches.marked()):
+            yield trees, filler, contextlib.nullcontext() if index == last else self.no_sync()
 
 
 def _rng_state() -> list[Tensor]:
@@ -380,7 +417,7 @@ def _check(batch: StepBatch, result: StepResult) -> None:
     bad = ~(result.rows.policy.isfinite() & result.coefficients.isfinite())
     if not bool(bad.any()):
         return
-    owners = [tree.id for trees in batch.micro_batches for tree in trees for _ in tree.branches]
+    owners = [tree.id for tree in batch.micro_batches.trees for _ in tree.branches]
     names = list(dict.fromkeys(owners[i] or "an unnamed row" for i in bad.nonzero()[:, 0].tolist()))
     raise NonFiniteError(
         f"log-probs or coefficients are not finite for {', '.join(names[:8])}"

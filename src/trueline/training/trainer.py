@@ -48,14 +48,23 @@ from trueline.scoring import Scorer, Shortcuts, evaluating
 from trueline.terminal import progress, say
 from trueline.training import checkpoints
 from trueline.training.callbacks import EntanglementCallback
-from trueline.training.coupling import on_first_rank
-from trueline.training.distributed import check_even, check_processes
+from trueline.training.coupling import everyones, on_first_rank
+from trueline.training.distributed import (
+    back,
+    check_processes,
+    check_wrapped,
+    kept_copy,
+    load_wrapped,
+    saved_whole,
+    shard_frozen,
+    unsynced,
+)
 from trueline.training.memory import MemoryEstimate, estimate
 from trueline.training.metrics import MetricAccumulator, step_metrics
 from trueline.training.progress import ProgressBar
 from trueline.training.reference import Reference, ReferenceCache
 from trueline.training.remedies import PairNormalizer, check_remedies, masked, sparse_masks
-from trueline.training.sampling import BatchPlan, StepBatch
+from trueline.training.sampling import BatchPlan, Passes, StepBatch
 from trueline.training.step import NonFiniteError, Rows, Shape, StepEngine
 
 log = logging.getLogger(__name__)
@@ -129,7 +138,8 @@ class AlignmentTrainer(Trainer):
             disable_dropout(model)
         self._live_reference = self._needs_live_reference(model, ref_model, args, peft_config)
         if self._live_reference and ref_model is None:
-            ref_model = copy.deepcopy(model)
+            ref_model = kept_copy(model)
+        self.adapted = hasattr(model, "peft_config")
         if peft_config is not None:
             from peft import get_peft_model
 
@@ -140,7 +150,7 @@ class AlignmentTrainer(Trainer):
         self._quiet = bool(args.disable_tqdm)
         self.accumulator = MetricAccumulator()
         self._last_ids: list[str] = []
-        self._warned = False
+        self._warned = self._wrapped = False
         super().__init__(
             model=model,
             args=args,
@@ -161,7 +171,8 @@ class AlignmentTrainer(Trainer):
         self._signals = checkpoints.Signals()
         self.add_callback(self._signals)
         self.masks = sparse_masks(self.args, self.model)
-        self.scorer = Scorer(self.model, shortcuts=Shortcuts(share=args.share_prompts))
+        shortcuts = Shortcuts(share=args.share_prompts)
+        self.scorer = Scorer(self.model, shortcuts=shortcuts, check=not self.sharded)
         self.reference = self._make_reference(ref_model) if self.objective.spec.reference else None
         self.engine = StepEngine(
             self.objective,
@@ -249,6 +260,7 @@ class AlignmentTrainer(Trainer):
             world_size=args.world_size,
             mismatched=self._mismatched,
             shuffle=not evaluation,
+            drop_last=args.dataloader_drop_last and not evaluation,
         )
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -288,8 +300,10 @@ class AlignmentTrainer(Trainer):
             tokens=self.masks is not None,
         )
         if ref_model is not None:
-            ref_model.requires_grad_(False).eval().to(self.args.device)
-            scorer = Scorer(ref_model, shortcuts=self.scorer.shortcuts)
+            ref_model.requires_grad_(False).eval()
+            if not self.sharded:
+                ref_model.to(self.args.device)
+            scorer = Scorer(ref_model, shortcuts=self.scorer.shortcuts, check=not self.sharded)
             return Reference(scorer, cache, autocast=self.accelerator.autocast)
         switch: Callable[[], Any] = contextlib.nullcontext
         if self._continued:
@@ -328,14 +342,49 @@ class AlignmentTrainer(Trainer):
         if self.reference is None or not self.args.precompute_ref_log_probs:
             return
         trees = [tree for dataset in datasets for tree in dataset]
-        todo = self.reference.missing(trees)[self.args.process_index :: self.args.world_size]
-        if todo:
+        missing = {index for part in everyones(self.reference.missing_at(trees)) for index in part}
+        if missing:  # on any rank: machines may have caches of their own
+            todo = [trees[index] for index in sorted(missing)]
+            mine = todo[self.args.process_index :: self.args.world_size] or todo[:1]
             try:
-                with progress("reference log-probs", len(todo), quiet=self._quiet) as advance:
-                    self.reference.fill(todo, advance)
+                with progress("reference log-probs", len(mine), quiet=self._quiet) as advance:
+                    self.reference.fill(mine, advance)
             finally:
                 self.reference.cache.flush()  # an interrupted pass goes on where it stopped
         self.reference.cache.exchange()
+
+    # --- several processes ------------------------------------------------------------------------
+
+    @property
+    def sharded(self) -> bool:
+        """Whether FSDP or DeepSpeed spreads the weights, or what belongs to them, over ranks."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
+    ) -> Any:
+        """Wrap the model; with sharded weights, the check of the fast path and the reference's
+        log-probs come here, through the wrapper and before a checkpoint changes the weights."""
+        if not self.sharded:
+            return super()._prepare_for_training(
+                max_steps, train_dataloader, resume_from_checkpoint
+            )
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        self._wrapped = True
+        check_wrapped(self)
+        self.scorer.verify_through(self.model_wrapped)
+        if self.reference is not None:
+            self.reference.together = True
+            if self.reference.scorer is self.scorer:
+                self.reference.through = self.model_wrapped
+            else:
+                self.reference.through = shard_frozen(self, self.reference.scorer.model)
+                self.reference.scorer.verify_through(self.reference.through)
+        self._precompute(self._read_in_training())
+        self._freeze_reference()
+        if resume_from_checkpoint is not None:
+            load_wrapped(self, resume_from_checkpoint)
+        return prepared
 
     # --- training ---------------------------------------------------------------------------------
 
@@ -358,21 +407,15 @@ class AlignmentTrainer(Trainer):
     def _train(self, resume: str | bool | None, **kwargs: Any) -> Any:
         resumed = on_first_rank(lambda: self._begin_at(resume))
         self._identify(resumed)
-        evals = self.eval_dataset
-        parts = list(evals.values()) if isinstance(evals, Mapping) else [evals] if evals else []
-        check_even(self, self.train_dataset, parts)
         self.memory = self._estimate_memory()
         if self.memory is not None:
             say(str(self.memory), quiet=self._quiet or not self.is_world_process_zero())
             self.memory.check()
-        self._precompute(self._read_in_training())
+        if not self.sharded:
+            self._precompute(self._read_in_training())
+            self._freeze_reference()
         if resumed is not None and self.is_world_process_zero():
             checkpoints.cut_back(self._metrics_file, resumed)
-        if self.reference is not None and self._policy_is_reference:
-            self.reference.moved = (
-                "the policy that was the reference has been trained since; give ref_model, or set "
-                "precompute_ref_log_probs: false to keep a frozen copy"
-            )
         try:
             with self._signals:
                 result = super().train(
@@ -436,6 +479,14 @@ class AlignmentTrainer(Trainer):
             [] if self.entanglement is None else self.entanglement.trees,
         ]
 
+    def _freeze_reference(self) -> None:
+        """From here on the policy moves, and is no reference any more where it was its own."""
+        if self.reference is not None and self._policy_is_reference:
+            self.reference.moved = (
+                "the policy that was the reference has been trained since; give ref_model, or set "
+                "precompute_ref_log_probs: false to keep a frozen copy"
+            )
+
     def _steps(self) -> int:
         """Optimizer steps of the whole run."""
         assert self.plan is not None
@@ -445,7 +496,7 @@ class AlignmentTrainer(Trainer):
 
     def _estimate_memory(self) -> MemoryEstimate | None:
         """What training will take; None where the weights are spread over processes."""
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if self.sharded:
             return None
         assert self.plan is not None
         tokens, scored = self.plan.largest()
@@ -476,28 +527,34 @@ class AlignmentTrainer(Trainer):
         """One effective batch: gradients of its loss, accumulated and averaged over ranks."""
         model.train()
         self._last_ids = inputs.ids
+        self._fill_live([*inputs.micro_batches, *inputs.mismatched])
         result = self.engine.step(
-            inputs,
-            model=model,
-            backward=self.accelerator.backward,
-            no_sync=lambda: self.accelerator.no_sync(model),
+            inputs, model=model, backward=back(self), no_sync=lambda: unsynced(self, model)
         )
-        trees = [tree for trees in inputs.micro_batches for tree in trees]
+        if self.is_deepspeed_enabled:
+            model.step()  # the optimizer's: DeepSpeed has made the Trainer's own a no-op
         batch = self.engine.assemble(result.rows)
-        pairs = self.engine.pairs(result.rows, [] if inputs.idle else trees)
+        pairs = self.engine.pairs(result.rows, inputs.micro_batches.trees)
         self.accumulator.add(step_metrics(batch, self.objective, pairs))
-        self._record_weights(result.rows)
+        self._record_weights(result.whole)
         for name, value in ({} if self.masks is None else self.masks.update()).items():
             self.accumulator.add_value(name, value)
         for name, value in result.statistics.items():
             self.accumulator.add_value(_METRIC_NAMES.get(name, f"statistics/{name}"), value)
         return result.loss.to(self.args.device, torch.float32)
 
-    def _record_weights(self, rows: Rows) -> None:
+    def _fill_live(self, passes: Iterable[Sequence[TokenTree]]) -> None:
+        """Reference log-probs that were not computed beforehand, all ranks together where weights
+        are sharded."""
+        if self.reference is None or not self.reference.together:
+            return
+        if not self.args.precompute_ref_log_probs:
+            self.reference.fill([tree for trees in passes for tree in trees])
+
+    def _record_weights(self, whole: Rows) -> None:
         """The objective's own metrics, of the whole effective batch; once, what they warn of."""
         if self.objective.spec.metrics is None:
             return
-        whole, _ = self.engine.gathered(rows)
         metrics = self.objective.metrics(self.engine.assemble(whole))
         for name, metric in metrics.items():
             self.accumulator.add_value(name, metric)
@@ -532,8 +589,7 @@ class AlignmentTrainer(Trainer):
         """6 operations for each trained parameter and token that the packed rows hold."""
         tokens = sum(
             len(tree.prompt) + sum(len(branch.ids) for branch in tree.branches)
-            for trees in inputs.micro_batches
-            for tree in trees
+            for tree in inputs.micro_batches.trees
         )
         return (
             6 * self.model.num_parameters() * tokens if hasattr(self.model, "num_parameters") else 0
@@ -567,6 +623,18 @@ class AlignmentTrainer(Trainer):
             assert self._identity is not None
             checkpoints.finish(checkpoint, self._identity, self._metrics_file)
             checkpoints.rotate(str(folder), limit, self.state.best_model_checkpoint)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The model, or its adapter, for ``from_pretrained``; whole, however it was sharded.
+
+        Raises:
+            UserError: DeepSpeed was told to keep it in pieces.
+        """
+        if not self.sharded or _internal_call:
+            super().save_model(output_dir, _internal_call)
+            return
+        with saved_whole(self, Path(output_dir or self.args.output_dir)):
+            super().save_model(output_dir, _internal_call)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Also learned masks and the objective's moving average: written before trainer_state.json,
@@ -603,6 +671,11 @@ class AlignmentTrainer(Trainer):
             given = self.eval_dataset[given]
         if given is None:
             raise UserError("there is no eval_dataset to evaluate on")
+        if self.sharded and not self._wrapped:
+            raise UserError(
+                "with FSDP or DeepSpeed the model is spread over processes when training begins; "
+                "evaluate() during or after train()"
+            )
         if isinstance(given, Mapping):
             metrics: dict[str, float] = {}
             for name, part in given.items():
@@ -619,47 +692,64 @@ class AlignmentTrainer(Trainer):
         self.control = handler.on_evaluate(self.args, self.state, control, metrics)
         return metrics
 
+    def evaluate_first(self, metric_key_prefix: str = "base") -> dict[str, float]:
+        """The metrics before training. Sharded weights are spread when training begins, so there
+        the dictionary is filled then."""
+        if not self.sharded:
+            return self.evaluate(metric_key_prefix=metric_key_prefix)
+        found: dict[str, float] = {}
+        self.add_callback(
+            _AtStart(lambda: found.update(self.evaluate(None, None, metric_key_prefix)))
+        )
+        return found
+
     def _evaluate_trees(self, trees: Sequence[TokenTree]) -> dict[str, float]:
         plan = self._plan(trees, evaluation=True)
         if self.reference is not None and not self.reference.moved:
             self._precompute([trees, plan.mismatched_trees(len(plan))])
         batch = plan.share(range(len(trees)))
+        self._fill_live([*batch.micro_batches, *batch.mismatched])
         model = self.model_wrapped
         average = copy.copy(self.engine.average)
         with torch.no_grad(), evaluating(model), self.engine.whole():
-            rows = self._score(batch.micro_batches, idle=batch.idle)
-            whole = self.engine.assemble(self.engine.gathered(rows)[0])
+            rows, everyone = self._score(batch.micro_batches, model)
+            whole = self.engine.assemble(everyone)
             statistics: dict[str, torch.Tensor] = {}
             spec = self.objective.spec
             if spec.statistic is not None and not spec.coupled:
                 measured = whole
                 if self._mismatched:
-                    others = self._score(batch.mismatched, idle=batch.idle)
-                    everyone, _ = self.engine.gathered(others)
-                    measured = self.engine.assemble(everyone, layout="completion")
+                    _, others = self._score(batch.mismatched, model)
+                    measured = self.engine.assemble(others, layout="completion")
                 value = self.objective.measure(measured)
                 if average is not None and average.decay and average.value is not None:
                     value = torch.as_tensor(average.value)
                 statistics[spec.statistic.argument] = value
             loss = self.objective.loss(whole, total=None, **statistics)
         accumulator = MetricAccumulator()
-        pairs = self.engine.pairs(rows, trees)
+        pairs = self.engine.pairs(rows, batch.micro_batches.trees)
         accumulator.add(step_metrics(self.engine.assemble(rows), self.objective, pairs))
         metrics = {"loss": float(loss), **accumulator.read(self.args.device)}
         return {**metrics, "samples": len(trees)}
 
-    def _score(self, micro_batches: Iterable[list[TokenTree]], *, idle: bool) -> Rows:
-        model = self.model_wrapped
-        parts = []
-        batches = list(micro_batches)
-        with progress("evaluating", sum(map(len, batches)), quiet=self._quiet) as advance:
-            for trees in batches:
-                parts.append(self.engine.forward(trees, model, idle=idle))
-                advance(len(trees))
-        return Rows.cat(parts)
+    def _score(self, passes: Passes, model: Any) -> tuple[Rows, Rows]:
+        """This rank's rows and all ranks', with progress."""
+        total = sum(map(len, passes))
+        with progress("evaluating", total, quiet=self._quiet) as advance:
+            return self.engine.score(passes, model, advance)
 
 
 _METRIC_NAMES = {"baseline": "kl", "shift": "rewards/shift", "log_normalizer": "log_normalizer"}
+
+
+class _AtStart(TrainerCallback):
+    """Does one thing when training begins."""
+
+    def __init__(self, do: Callable[[], None]) -> None:
+        self.do = do
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.do()
 
 
 class _EpochCallback(TrainerCallback):
