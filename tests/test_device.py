@@ -36,8 +36,8 @@ def reference(trees):
 
 @pytest.mark.parametrize("loss", ["dpo", "kldo", "ipo", "simpo", "robust_dpo"])
 def test_d7_nothing_in_a_step_waits_for_the_device(loss):
-    """Several micro-batches and their metrics; one copy to the device for each pass's indices. One
-    wait is left out: the check of all log-probs at a step's end."""
+    """Several micro-batches and their metrics. Two waits of a whole step are left out: the check of
+    all log-probs at its end, and the number that an objective with a statistic logs."""
     objective = bind(loss)
     paired = objective.layout == "paired"
     share = BatchPlan(make_trees(0, 8, 40), 8, micro_batch_size=4, paired=paired).share(range(8))
@@ -51,6 +51,7 @@ def test_d7_nothing_in_a_step_waits_for_the_device(loss):
         patch.object(torch, "autocast", quiet),
         patch.object(attention, "varlen_works", lambda *_: True),
         patch.object(step, "_check", lambda *_: None),
+        patch.object(step.StepEngine, "_observe", lambda *_: {}),
         patch.object(torch, "is_autocast_enabled", lambda kind: kind != "meta" and enabled(kind)),
         Seen() as seen,
     ):
