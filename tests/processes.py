@@ -29,6 +29,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from peft import LoraConfig
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 import trueline
 from tiny import pair_rows, tiny_llama, tiny_tokenizer
@@ -117,6 +118,7 @@ def engine(name, changes):
     try:
         yield
     finally:
+        unset_hf_deepspeed_config()  # or what is loaded next is spread, too
         AcceleratorState.__init__ = init
         os.environ.clear()
         os.environ.update(before)

@@ -34,7 +34,7 @@ def reference(trees):
     return torch.zeros(sum(len(tree.branches) for tree in trees))
 
 
-@pytest.mark.parametrize("loss", ["dpo", "ipo", "simpo", "robust_dpo"])
+@pytest.mark.parametrize("loss", ["dpo", "kldo", "ipo", "simpo", "robust_dpo"])
 def test_d7_nothing_in_a_step_waits_for_the_device(loss):
     """Several micro-batches and their metrics. Two waits of a whole step are left out: the check of
     all log-probs at its end, and the number that an objective with a statistic logs."""

@@ -129,9 +129,10 @@ class UnpairedLogProbs:
         return self._class_mean(values, ~self.desirable, 1)
 
     def _class_mean(self, values: Tensor, members: Tensor, index: int) -> Tensor:
-        count = members.sum() if self.counts is None else self.counts[index]
         total = values.masked_fill(~members, 0.0).sum()
-        return total / max(int(count), 1)
+        if self.counts is None:
+            return total / members.sum().clamp(min=1)
+        return total / max(self.counts[index], 1)
 
     def __len__(self) -> int:
         return len(self.completions)

@@ -65,11 +65,15 @@ def anchored(loss: Tensor, batch: UnpairedLogProbs, weight: float) -> Tensor:
 
 
 def log_mean_exp(values: Tensor, members: Tensor) -> Tensor:
-    """ln of the mean of e^values over ``members`` (bool), stable; a connected 0 where none."""
-    count = int(members.sum())
-    if count == 0:
-        return values.sum() * 0.0
-    return values[members].logsumexp(0) - math.log(count)
+    """ln of the mean of e^values over ``members`` (bool), stable; a connected 0 where none.
+
+    Nothing here asks the device for a number: where there is no member all values are taken, so
+    that the gradient of what is then not chosen stays finite.
+    """
+    count = members.sum()
+    taken = torch.where(members | (count == 0), values, -torch.inf)
+    mean = taken.logsumexp(0) - count.clamp(min=1).to(values.dtype).log()
+    return torch.where(count > 0, mean, 0.0)
 
 
 def split(batch: UnpairedLogProbs, beta: float) -> tuple[Tensor, Tensor]:

@@ -141,10 +141,10 @@ class Scorer:
         head = self.core.get_output_embeddings()
         linear = type(head) is nn.Linear  # before any wrapper makes another type of it
 
-        def forward(hidden: Tensor, *, targets: Tensor | None = None) -> Tensor:
+        def forward(*args: Any, targets: Tensor | None = None, **kwargs: Any) -> Any:
             if targets is None:
-                return original(hidden)
-            return head_log_probs(head, hidden, targets, softcap=_softcap(self.core), linear=linear)
+                return original(*args, **kwargs)
+            return head_log_probs(head, *args, targets, softcap=_softcap(self.core), linear=linear)
 
         return forward
 

@@ -130,7 +130,8 @@ def shard_frozen(trainer: Any, model: nn.Module) -> Any:
     for key in ("optimizer", "scheduler"):
         config.pop(key, None)
     engine, *_ = deepspeed.initialize(model=model, config=config)
-    return engine.eval()
+    engine.eval()  # which gives nothing back
+    return engine
 
 
 def load_wrapped(trainer: Any, folder: str) -> None:
