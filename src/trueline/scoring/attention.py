@@ -155,11 +155,11 @@ def varlen_works(device: torch.device, dtype: torch.dtype, width: int) -> bool:
         torch.randn(1, heads, size, width, device=device, generator=generator).to(dtype)
         for heads in (4, 2, 2)
     )
-    wide = [x.repeat_interleave(2, dim=1) for x in (k, v)]
+    wide_k, wide_v = (x.repeat_interleave(2, dim=1) for x in (k, v))
     try:
         with torch.no_grad():
             pairs = [
-                (by_varlen(q, k, v, layout, window=w), by_part(q, *wide, layout, window=w))
+                (by_varlen(q, k, v, layout, window=w), by_part(q, wide_k, wide_v, layout, window=w))
                 for w in (None, 4)
             ]
     except (ImportError, RuntimeError, TypeError) as error:

@@ -144,7 +144,9 @@ class Scorer:
         def forward(*args: Any, targets: Tensor | None = None, **kwargs: Any) -> Any:
             if targets is None:
                 return original(*args, **kwargs)
-            return head_log_probs(head, *args, targets, softcap=_softcap(self.core), linear=linear)
+            return head_log_probs(
+                head, args[0], targets, softcap=_softcap(self.core), linear=linear
+            )
 
         return forward
 
