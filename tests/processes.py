@@ -89,7 +89,8 @@ def _rank(rank, processes, port, cases, folder):
     found = {name: _caught(case, folder / name, processes) for name, case in cases.items()}
     if rank == 0:
         torch.save(found, folder / "found.pt")
-    torch.distributed.barrier()
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
     os._exit(0)  # past pytest's own leave-taking
 
 
@@ -162,10 +163,12 @@ def train(case, folder, processes):
         args = AlignmentConfig(
             **{
                 "output_dir": str(folder),
+                "loss_type": "dpo",
                 "per_device_train_batch_size": micro,
                 "per_device_eval_batch_size": 2,
                 "gradient_accumulation_steps": EFFECTIVE // micro // processes,
                 "learning_rate": 1e-2,
+                "adam_epsilon": 1e-4,  # or rounding shows where a gradient is almost nothing
                 "max_steps": 4,
                 "save_strategy": "no",
                 "eval_strategy": "epoch" if evals else "no",

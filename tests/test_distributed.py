@@ -297,7 +297,7 @@ def model_and_rows(tmp_path):
     rows = tmp_path / "pairs.jsonl"
     rows.write_text("\n".join(map(json.dumps, pair_rows(12))))
     config = {
-        "model_name_or_path": str(tmp_path / "model"), "dataset_name": str(rows),
+        "loss_type": "dpo", "model_name_or_path": str(tmp_path / "model"), "dataset_name": str(rows),
         "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "max_steps": 2,
         "learning_rate": 0.01, "gradient_checkpointing": False, "test_size": 0.25,
         "logging_steps": 1, "save_strategy": "no", "report_to": "none",

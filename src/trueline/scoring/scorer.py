@@ -144,9 +144,8 @@ class Scorer:
         def forward(*args: Any, targets: Tensor | None = None, **kwargs: Any) -> Any:
             if targets is None:
                 return original(*args, **kwargs)
-            return head_log_probs(
-                head, args[0], targets, softcap=_softcap(self.core), linear=linear
-            )
+            softcap = _softcap(self.core)
+            return head_log_probs(head, args[0], targets, softcap=softcap, linear=linear)
 
         return forward
 
