@@ -240,7 +240,8 @@ def test_resumed_by_another_number_of_processes(engine, tmp_path):
 def test_d8_bare_torchrun_on_a_cpu_meets():
     code = (
         "from trueline import AlignmentConfig; "
-        "args = AlignmentConfig(output_dir='unused'); print(args.world_size, args.device.type)"
+        "args = AlignmentConfig(output_dir='unused', loss_type='dpo'); "
+        "print(args.world_size, args.device.type)"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     done = subprocess.run(
@@ -297,7 +298,8 @@ def model_and_rows(tmp_path):
     rows = tmp_path / "pairs.jsonl"
     rows.write_text("\n".join(map(json.dumps, pair_rows(12))))
     config = {
-        "loss_type": "dpo", "model_name_or_path": str(tmp_path / "model"), "dataset_name": str(rows),
+        "loss_type": "dpo",
+        "model_name_or_path": str(tmp_path / "model"), "dataset_name": str(rows),
         "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "max_steps": 2,
         "learning_rate": 0.01, "gradient_checkpointing": False, "test_size": 0.25,
         "logging_steps": 1, "save_strategy": "no", "report_to": "none",
