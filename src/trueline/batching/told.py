@@ -67,12 +67,15 @@ class Told:
             cut, share = counts["rows_cut"], counts["rows_cut"] / rows
             option = "max_length" if counts["completions_truncated"] else "max_prompt_length"
             remedy = f"; a larger {option} keeps them" if self.grave else ""
-            yield (
-                f"{cut:,} of {rows:,} rows ({share:.1%}) are too long and lose tokens: "
-                f"{counts['completions_truncated']:,} answers {counts['completion_tokens_cut']:,} "
-                f"tokens, {counts['prompts_truncated']:,} prompts {counts['prompt_tokens_cut']:,} "
-                f"({counts['turns_left_out']:,} whole turns){remedy}"
-            )
+            lost = [
+                f"{counts[f'{part}_tokens_cut']:,} tokens of {count:,} {part}s"
+                for part in ("completion", "prompt")
+                if (count := counts[f"{part}s_truncated"])
+            ]
+            if counts["turns_left_out"]:
+                lost.append(f"{counts['turns_left_out']:,} whole turns among them")
+            what = ", ".join(lost)
+            yield f"{cut:,} of {rows:,} rows ({share:.1%}) are too long and lose {what}{remedy}"
         if self.spelled:
             names = ", ".join(repr(name) for name, _ in self.spelled.most_common(5))
             yield (
