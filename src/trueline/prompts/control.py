@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from trueline.errors import UserError
 from trueline.records import Message
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
 PLACE = "\ufdd2"
 """Stands in a template's output where a message's text would stand."""
+_TWINS: WeakKeyDictionary[Any, tuple[tuple[str, ...], Any]] = WeakKeyDictionary()
+"""Each tokenizer's twin, with the control tokens it was made for: it takes a second to make."""
 _MARK = re.compile(f"{OPEN}([0-9]+){CLOSE}")
 
 
@@ -108,6 +111,9 @@ class ControlTokens:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
             return None
+        names, twin = _TWINS.get(self.tokenizer, ((), None))
+        if names == self.names:
+            return twin
         aliases = {name: _alias(number) for number, name in enumerate(self.names[:-3])}
         twin = _renamed(backend, aliases)
         for name, alias in aliases.items():
@@ -116,6 +122,7 @@ class ControlTokens:
                     f"a row spells control tokens and this tokenizer cannot read {name!r} as text; "
                     "take it out of the data, or set allow_control_tokens"
                 )
+        _TWINS[self.tokenizer] = (self.names, twin)
         return twin
 
     def _piecewise(self, text: str) -> list[int]:
