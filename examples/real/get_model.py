@@ -97,15 +97,19 @@ def _plain(file: Path, folder: Path) -> None:
     """A GGUF file's weights and tokenizer as transformers saves them, in float32."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     try:
         import gguf  # noqa: F401  (transformers reads the file with it)
     except ImportError:
         raise MissingModel("reading it needs: pip install gguf") from None
     place = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config  # the weights are whole again
+    logging.disable_progress_bar()
+    read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+    if hasattr(read.config, "quantization_config"):
+        del read.config.quantization_config  # the weights are whole again
+    model = AutoModelForCausalLM.from_config(read.config, dtype=torch.float32)
+    model.load_state_dict(read.state_dict())  # what was read from GGUF refuses to be saved
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(**place).save_pretrained(folder)
 
