@@ -340,6 +340,9 @@ def test_preference_files_of_other_trainers_are_read():
     assert read[0].prompt == (Message("user", "Sky?"),)
     (labeled,) = load_examples([{"conversations": [asked, green], "kto_tag": False}])
     assert labeled.completions[0].desirable is False
+    examples = load_examples([{"system": "s", "conversations": [asked, green]}])
+    assert [m.content for m in next(iter(examples)).prompt] == ["s", "Sky?"]
+    assert not examples.report.unread
     whole = {
         "instruction": "a",
         "input": "b",

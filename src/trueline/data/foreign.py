@@ -16,6 +16,7 @@ from trueline.data.forms import filled, form
 from trueline.data.turns import join_layouts, split_turns
 from trueline.records import Completion, Example, Message, RecordError, Text
 
+ASKED = ("input", "system", "history")
 SPEAKERS = {"human": "user", "gpt": "assistant", "bot": "assistant", "observation": "tool"}
 
 
@@ -73,6 +74,7 @@ def _pair(prompt: Text, chosen: Text, rejected: Text) -> Example:
     ("question", "chosen", "rejected"),
     ("instruction", "chosen_response", "rejected_response"),
     example={"instruction": "Sky?", "input": "", "chosen": "Blue.", "rejected": "Green."},
+    also=ASKED,
 )
 def alpaca_preference(row: Fields) -> Example:
     """An instruction with its two answers, as LLaMA-Factory (dpo) and axolotl (intel) have it."""
@@ -85,6 +87,7 @@ def alpaca_preference(row: Fields) -> Example:
     "alpaca-unpaired",
     ("instruction", "output", "kto_tag"),
     example={"instruction": "Sky?", "output": "Blue.", "kto_tag": True},
+    also=ASKED,
 )
 def alpaca_unpaired(row: Fields) -> Example:
     """An instruction with one answer and its label, as LLaMA-Factory (kto) has it."""
@@ -96,6 +99,7 @@ def alpaca_unpaired(row: Fields) -> Example:
     "alpaca",
     ("instruction", "output"),
     example={"instruction": "Sky?", "output": "Blue."},
+    also=ASKED,
 )
 def alpaca(row: Fields) -> Example:
     """An instruction with an answer to imitate."""
@@ -113,11 +117,13 @@ def alpaca(row: Fields) -> Example:
         "chosen": {"from": "gpt", "value": "Blue."},
         "rejected": {"from": "gpt", "value": "Green."},
     },
+    also=("system",),
 )
 def sharegpt_preference(row: Fields) -> Example:
     """A conversation so far with its two answers, as LLaMA-Factory and axolotl have it."""
     column = next(c for c in ("conversations", "conversation", "messages") if c in filled(row))
-    return _pair(*(_turns(row[name], name) for name in (column, "chosen", "rejected")))
+    chosen, rejected = (_turns(row[side], side) for side in ("chosen", "rejected"))
+    return _pair(_spoken(row, column), chosen, rejected)
 
 
 @form(
@@ -128,6 +134,7 @@ def sharegpt_preference(row: Fields) -> Example:
         "conversations": [{"from": "human", "value": "Sky?"}, {"from": "gpt", "value": "Blue."}],
         "kto_tag": True,
     },
+    also=("system",),
 )
 def sharegpt_unpaired(row: Fields) -> Example:
     """A conversation that ends with an answer, and its label."""
@@ -143,6 +150,7 @@ def sharegpt_unpaired(row: Fields) -> Example:
     example={
         "conversations": [{"from": "human", "value": "Sky?"}, {"from": "gpt", "value": "Blue."}]
     },
+    also=("system",),
 )
 def sharegpt(row: Fields) -> Example:
     """A conversation that ends with an answer to imitate."""
@@ -150,8 +158,15 @@ def sharegpt(row: Fields) -> Example:
 
 
 def _conversation(row: Fields, column: str) -> Example:
+    split = split_turns([_spoken(row, column)])
+    return Example(split.prompt, (Completion(split.answers[0]),))
+
+
+def _spoken(row: Fields, column: str) -> tuple[Message, ...]:
+    """A conversation, with the system text that stands beside it."""
     turns = _turns(row[column], column)
     if isinstance(turns, str):
         raise RecordError(f"{column} must be a list of messages, got str")
-    split = split_turns([turns])
-    return Example(split.prompt, (Completion(split.answers[0]),))
+    if row.get("system") and turns[0].role != "system":
+        return (Message("system", row["system"]), *turns)
+    return turns
