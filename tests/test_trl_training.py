@@ -25,7 +25,7 @@ pytestmark = [
 
 OPTIONS = {name for spec in OBJECTIVES.values() for name in spec.options}
 COMMON = {
-    "max_steps": 8, "learning_rate": 0.3, "optim": "sgd", "lr_scheduler_type": "constant",
+    "max_steps": 8, "learning_rate": 0.1, "optim": "sgd", "lr_scheduler_type": "constant",
     "per_device_train_batch_size": 8, "gradient_checkpointing": False, "bf16": False,
     "use_cpu": True, "report_to": "none", "save_strategy": "no", "disable_tqdm": True,
 }  # fmt: skip
@@ -116,6 +116,6 @@ def test_one_yaml_trains_the_same_weights_in_eight_steps(case, tmp_path):
     a, b = (train(script, options, rows, tmp_path) for train in (theirs, ours))
     ratio = float((a - b).norm() / (a - start).norm())
     if DIFFERENT & {script, options.get("loss_type")}:
-        assert ratio > 1e-3, "the difference is gone: take it off the list"
+        assert ratio > 1e-4, "the difference is gone: take it off the list"
     else:
         assert ratio < 1e-5, ratio
