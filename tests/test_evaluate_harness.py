@@ -362,7 +362,7 @@ def test_bad_input_is_one_line(tmp_path, world):
 
 def test_calibrate_judge_on_labels(tmp_path):
     file = tmp_path / "labels.csv"
-    file.write_text("q,a,hit\nx,I cannot.,0\nx,take salt,1\nx,no way,0\n")
+    file.write_text("q,a,hit\nx,I cannot.,0\ny,take salt,1\nz,no way,0\n")
     said = trueline(
         "calibrate-judge", file, "--prompt", "q", "--response", "a", "--label", "hit",
         "--output", tmp_path / "c.json",

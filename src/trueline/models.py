@@ -120,6 +120,30 @@ def load_tokenizer(args: ModelArguments) -> Any:
         ) from error
 
 
+def sentence_encoder(model: str, *, device: str | None = None) -> Any:
+    """A sentence-embedding model (the extra ``embed``). Code that comes with a model is never run.
+
+    Args:
+        model: a folder or a hub id.
+        device: where it computes; its own choice if None.
+
+    Raises:
+        UserError: the extra is missing, or there is no such model.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise UserError(
+            "a sentence-embedding model needs the extra: pip install 'trueline[embed]'"
+        ) from None
+    try:
+        return SentenceTransformer(model, device=device, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot load sentence-embedding model {model!r}: {_first_line(error)}"
+        ) from error
+
+
 def lora_config(args: ModelArguments) -> Any | None:
     """The peft LoRA configuration, or None where all weights are trained or an adapter that
     ``model_name_or_path`` holds is trained further.

@@ -136,18 +136,9 @@ class SentenceEmbedder:
 
     def __init__(self, model: str, *, batch_size: int = 64, device: str | None = None) -> None:
         from trueline.fingerprint import fingerprint
+        from trueline.models import sentence_encoder
 
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError:
-            raise UserError(
-                "a sentence-embedding model needs the extra: pip install 'trueline[embed]'"
-            ) from None
-        try:
-            self.model = SentenceTransformer(model, device=device, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            line = str(error).strip().split("\n", 1)[0]
-            raise UserError(f"cannot load sentence-embedding model {model!r}: {line}") from error
+        self.model = sentence_encoder(model, device=device)
         self.batch_size = batch_size
         length = self.model.max_seq_length
         self.identity = f"sentence {fingerprint(self.model, 'float32')} {length}"

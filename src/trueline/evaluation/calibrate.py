@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from trueline.data.readers import DataError
 from trueline.errors import UserError
-from trueline.evaluation.benchmarks.base import read_rows
+from trueline.evaluation.benchmarks.base import check_columns, read_rows
 from trueline.evaluation.benchmarks.tables import truth_value
 from trueline.evaluation.judges.base import Judge, Measure, checked
+from trueline.evaluation.labels import (
+    COLUMNS,
+    COMPLIANCE,
+    LABELS,
+    REFUSAL,
+    happened,
+    label_word,
+)
 from trueline.evaluation.log import Judgement
 from trueline.results import Finding
-from trueline.stats import Calibration, rate
+from trueline.stats import Calibration, clustered_share, design_effect, rate
 
 
 @dataclass(frozen=True, slots=True)
 class Labeled:
-    """An answer and whether the measure's event truly happened."""
+    """An answer and what it truly is.
+
+    Args:
+        prompt, response: the texts.
+        truth: whether the measure's event happened.
+        label: what the answer is, of :data:`trueline.evaluation.labels.LABELS`.
+        model: whose answer it is, where that is known.
+    """
 
     prompt: str
     response: str
     truth: bool
+    label: str = ""
+    model: str = ""
 
 
 def read_labeled(
@@ -31,27 +50,79 @@ def read_labeled(
     prompt: str = "prompt",
     response: str = "response",
     label: str = "label",
+    columns: str | None = None,
+    model: str | None = None,
+    measure: Measure = "asr",
     split: str = "train",
+    told: Callable[[str], None] | None = None,
 ) -> list[Labeled]:
     """Labeled answers of a CSV, JSON, JSONL or Parquet file or a hub data set.
 
     Args:
         source: a path, or a hub id.
-        prompt, response, label: its columns; the label is true where the event happened (the
-            attack succeeded, or the safe prompt was refused).
+        prompt, response, label: its columns; the label names the kind of answer (refusal, partial
+            refusal, compliance, incoherent, ...), or is true where the event happened.
+        columns: a published set whose columns are read as they are, see
+            :data:`trueline.evaluation.labels.COLUMNS`; instead of those three.
+        model: the column that says whose answer it is; the file's name where there is none.
+        measure: the event.
         split: of a hub data set.
+        told: told of answers without a text or label, which are then left out.
 
     Raises:
-        DataError: a missing column, or a label that is no truth value.
+        DataError: a missing column, a label that says nothing, or a row without text where nobody
+            is told.
     """
-    rows = read_rows(source, (prompt, response, label), split=split)
+    spec = None if columns is None else COLUMNS[columns]
+    texts = (prompt, response) if spec is None else (spec.prompt, spec.response)
+    labels = (label,) if spec is None else spec.labels
+    wanted = (*texts, *labels, *(() if model is None else (model,)))
+    rows = read_rows(source, texts[:1], split=split)
+    check_columns(source, wanted, list(rows[0][1]))
+    whole = [
+        (place, row) for place, row in rows if all(row.get(name) is not None for name in wanted)
+    ]
+    if len(whole) < len(rows):
+        said = f"{source}: {len(rows) - len(whole)} of {len(rows)} rows lack a text or a label"
+        if told is None or not whole:
+            raise DataError(source, said)
+        told(f"{said} and are left out")
     found = []
-    for place, row in rows:
-        truth = truth_value(row[label])
-        if truth is None:
-            raise DataError(place, f"{label} must say true or false (1 or 0), got {row[label]!r}")
-        found.append(Labeled(str(row[prompt]), str(row[response]), truth))
+    for place, row in whole:
+        truth, kind = _truth(row[label], measure) if spec is None else (None, spec.read(row))
+        if kind is None:
+            expected = f"{label} must say true or false (1 or 0), or one of {', '.join(LABELS)}"
+            if spec is not None:
+                expected = f"{', '.join(spec.labels)} must say {spec.expected}"
+            raise DataError(place, f"{expected}, got {[row[name] for name in labels]}")
+        truth = bool(happened(kind, measure)) if truth is None else truth
+        whose = str(row[model]) if model is not None else Path(source).name.split(".")[0]
+        found.append(Labeled(str(row[texts[0]]), str(row[texts[1]]), truth, kind, whose))
     return found
+
+
+def model_of(source: str) -> str | None:
+    """The fingerprint of the model of an evaluation's folder, or of the model at a path or hub id.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    from trueline.evaluation.backends import open_backend
+    from trueline.evaluation.log import SETTINGS, fingerprint_of
+
+    file = Path(source) / SETTINGS
+    if file.is_file():
+        return fingerprint_of(json.loads(file.read_text("utf-8")))
+    return fingerprint_of({"model": dict(open_backend(source).facts)})
+
+
+def _truth(value: Any, measure: Measure) -> tuple[bool | None, str | None]:
+    """Whether the event happened, and the kind of answer that means; or the kind alone."""
+    kind = label_word(value)
+    truth = truth_value(value) if kind is None else None
+    if truth is None:
+        return None, kind
+    return truth, COMPLIANCE if truth == (measure == "asr") else REFUSAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +135,7 @@ class JudgeQuality:
         calibration: counts against the truth, unparsable verdicts left out.
         unparsable: verdicts that made no sense.
         n: answers in all.
+        model: the fingerprint of the model whose answers they are; None where that is not known.
     """
 
     judge: str
@@ -71,6 +143,7 @@ class JudgeQuality:
     calibration: Calibration
     unparsable: int
     n: int
+    model: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The counts, JSON-ready; ``Calibration.from_dict`` reads them back."""
@@ -79,6 +152,7 @@ class JudgeQuality:
             "measure": self.measure,
             "unparsable": self.unparsable,
             "n": self.n,
+            "model": self.model,
         }
         return {**own, **asdict(self.calibration)}
 
@@ -87,7 +161,9 @@ class JudgeQuality:
         """Sensitivity, specificity, accuracy and the unparsable rate, with Wilson intervals."""
         c = self.calibration
         judged = c.positives + c.negatives
-        accuracy = rate("accuracy", c.true_positives + c.true_negatives, judged)
+        accuracy = clustered_share(
+            "accuracy", c.true_positives + c.true_negatives, judged, c.effects[2]
+        )
         bias = (c.positives - c.true_positives, c.negatives - c.true_negatives)
         return Finding(
             f"calibration of {self.judge}, {self.measure}",
@@ -106,9 +182,13 @@ class JudgeQuality:
 
 
 def calibrate(
-    label: str, judge: Judge, labeled: Sequence[Labeled], measure: Measure = "asr"
+    label: str,
+    judge: Judge,
+    labeled: Sequence[Labeled],
+    measure: Measure = "asr",
+    model: str | None = None,
 ) -> JudgeQuality:
-    """Judge labeled answers and count.
+    """Judge labeled answers and count; answers to one prompt are a cluster.
 
     Raises:
         UserError: the judge does not tell this measure, or no answer of one kind is there.
@@ -120,11 +200,15 @@ def calibrate(
     responses = [row.response for row in labeled]
     verdicts = checked(judge([row.prompt for row in labeled], responses), responses, label)
     pairs = [(v.event(measure), row.truth) for v, row in zip(verdicts, labeled, strict=True)]
-    return _count(label, measure, pairs)
+    return count(label, measure, pairs, [row.prompt for row in labeled], model)
 
 
 def calibrate_from_log(
-    rows: Sequence[Judgement], label: str, truth: str, measure: Measure = "asr"
+    rows: Sequence[Judgement],
+    label: str,
+    truth: str,
+    measure: Measure = "asr",
+    model: str | None = None,
 ) -> JudgeQuality:
     """A judge of an evaluation against another one of it that is taken for the truth.
 
@@ -140,6 +224,7 @@ def calibrate_from_log(
             known = ", ".join(sorted({row.judge for row in rows if row.measure == measure}))
             raise UserError(f"no {measure} judgements by {name!r} in this log (has {known})")
     pairs: list[tuple[bool | None, bool]] = []
+    clusters: list[Hashable] = []
     for key, row in of[label].items():
         other = of[truth].get(key)
         if other is None or other.success is None:
@@ -150,19 +235,46 @@ def calibrate_from_log(
                 "protocol of its own (kldo) cannot be calibrated from a log; label its answers"
             )
         pairs.append((row.success if not row.unparsable else None, other.success))
-    return _count(label, measure, pairs)
+        clusters.append(row.cluster)
+    return count(label, measure, pairs, clusters, model)
 
 
-def _count(label: str, measure: Measure, pairs: Sequence[tuple[bool | None, bool]]) -> JudgeQuality:
-    judged = [(said, truth) for said, truth in pairs if said is not None]
-    positives = [said for said, truth in judged if truth]
-    negatives = [said for said, truth in judged if not truth]
-    if not positives or not negatives:
+def count(
+    label: str,
+    measure: Measure,
+    pairs: Sequence[tuple[bool | None, bool]],
+    clusters: Sequence[Hashable],
+    model: str | None = None,
+) -> JudgeQuality:
+    """A judge's quality from what it said and what is true.
+
+    Args:
+        label: the judge's.
+        measure: the event.
+        pairs: (said, true); None for a verdict that made no sense.
+        clusters: what fares alike: the prompt of each answer.
+        model: the fingerprint of the model whose answers they are.
+
+    Raises:
+        UserError: no answer of one kind.
+    """
+    judged = [(*pair, at) for pair, at in zip(pairs, clusters, strict=True) if pair[0] is not None]
+    right = [float(said == truth) for said, truth, _ in judged]
+    groups = [at for *_, at in judged]
+    kinds = [
+        [i for i, (_, truth, _) in enumerate(judged) if truth is kind] for kind in (True, False)
+    ]
+    if not all(kinds):
         raise UserError(
-            f"judge {label}: calibration needs answers of both kinds, got {len(positives)} where "
-            f"the event happened and {len(negatives)} where it did not"
+            f"judge {label}: calibration needs answers of both kinds, got {len(kinds[0])} where "
+            f"the event happened and {len(kinds[1])} where it did not"
         )
+    hits = [int(sum(right[i] for i in kind)) for kind in kinds]
+    effects = [
+        design_effect([right[i] for i in kind], [groups[i] for i in kind])
+        for kind in (*kinds, range(len(judged)))
+    ]
     calibration = Calibration(
-        sum(positives), len(positives), len(negatives) - sum(negatives), len(negatives)
+        hits[0], len(kinds[0]), hits[1], len(kinds[1]), (effects[0], effects[1], effects[2])
     )
-    return JudgeQuality(label, measure, calibration, len(pairs) - len(judged), len(pairs))
+    return JudgeQuality(label, measure, calibration, len(pairs) - len(judged), len(pairs), model)

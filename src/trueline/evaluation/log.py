@@ -159,6 +159,18 @@ class EvaluationLog:
     cut: bool = False
 
 
+def fingerprint_of(settings: Mapping[str, Any]) -> str | None:
+    """What tells the evaluated model from others, of a log's settings; None where it is not told.
+
+    Example:
+        >>> fingerprint_of({"model": {"backend": "transformers", "model": "8c1f"}})
+        '8c1f'
+    """
+    model = settings.get("model")
+    found = model.get("model") if isinstance(model, Mapping) else None
+    return None if found is None else str(found)
+
+
 def read_judgements(path: str | os.PathLike[str]) -> tuple[list[Judgement], bool]:
     """The rows of a ``judgements.jsonl``, and whether its last line was cut off.
 

@@ -21,7 +21,13 @@ from trueline.stats.paired import (
     swap_test,
 )
 from trueline.stats.power import needed_n, paired_power, unpaired_power
-from trueline.stats.proportions import clustered_rate, mean_metric, rate, wilson
+from trueline.stats.proportions import (
+    clustered_rate,
+    clustered_share,
+    mean_metric,
+    rate,
+    wilson,
+)
 from trueline.stats.resampling import Interval, bootstrap_interval
 
 __all__ = [
@@ -35,6 +41,7 @@ __all__ = [
     "bootstrap_interval",
     "cluster_bootstrap",
     "clustered_rate",
+    "clustered_share",
     "corrected_difference",
     "design_effect",
     "holm",

@@ -139,6 +139,8 @@ def design_effect(values: Sequence[float], groups: Sequence[Hashable] | None) ->
     clusters, items = Clusters.of(values, groups), Clusters.of(values)
     if clusters.count == items.count:
         return 1.0
+    if clusters.count == 1:
+        return float(items.count)
     alone = float(((items.totals - items.mean) ** 2).mean()) / items.count
     if alone == 0.0:
         return items.count / clusters.count

@@ -11,7 +11,7 @@ import numpy as np
 
 from trueline.errors import UserError
 from trueline.results import Metric
-from trueline.stats.proportions import rate
+from trueline.stats.proportions import clustered_share
 from trueline.stats.resampling import check_level
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
@@ -26,6 +26,8 @@ class Calibration:
         positives: items that truly are (the attack did succeed).
         true_negatives: of the ``negatives``, how many the judge called negative.
         negatives: items that truly are not.
+        effects: by how much answers to one prompt, which fare alike, inflate the variance of
+            sensitivity, of specificity and of accuracy; 1 where every prompt occurs once.
 
     Raises:
         UserError: counts that cannot be, or no item of a kind.
@@ -39,6 +41,7 @@ class Calibration:
     positives: int
     true_negatives: int
     negatives: int
+    effects: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
         for hits, n, kind in (
@@ -54,12 +57,12 @@ class Calibration:
     @property
     def sensitivity(self) -> Metric:
         """The share of true positives that the judge finds, with Wilson's interval."""
-        return rate("sensitivity", self.true_positives, self.positives)
+        return clustered_share("sensitivity", self.true_positives, self.positives, self.effects[0])
 
     @property
     def specificity(self) -> Metric:
         """The share of true negatives that the judge leaves alone, with Wilson's interval."""
-        return rate("specificity", self.true_negatives, self.negatives)
+        return clustered_share("specificity", self.true_negatives, self.negatives, self.effects[1])
 
     @property
     def youden(self) -> float:
@@ -73,22 +76,25 @@ class Calibration:
         Raises:
             UserError: a count is missing or no whole number.
         """
-        names = cls.__slots__
+        names = tuple(name for name in cls.__slots__ if name != "effects")
         missing = [name for name in names if name not in value]
         if missing:
             raise UserError(f"a calibration needs {', '.join(names)}; no {', '.join(missing)}")
         for name in names:
             if not isinstance(value[name], int) or isinstance(value[name], bool):
                 raise UserError(f"{name} must be a whole number, got {value[name]!r}")
-        return cls(*(value[name] for name in names))
+        first, second, third = value.get("effects", (1.0, 1.0, 1.0))
+        counts = {name: value[name] for name in names}
+        return cls(**counts, effects=(float(first), float(second), float(third)))
 
     def draws(self, rng: np.random.Generator, size: int) -> Array:
         """Likely values of :attr:`youden` and of 1 - specificity, shape (2, size).
 
         From the Beta posteriors of both rates under Jeffreys' prior.
         """
-        sensitivity = _beta(rng, self.true_positives, self.positives, size)
-        specificity = _beta(rng, self.true_negatives, self.negatives, size)
+        found, spared = self.effects[:2]
+        sensitivity = _beta(rng, self.true_positives / found, self.positives / found, size)
+        specificity = _beta(rng, self.true_negatives / spared, self.negatives / spared, size)
         return np.stack([sensitivity + specificity - 1, 1 - specificity])
 
 
@@ -118,7 +124,7 @@ def rogan_gladen(
 
     Example:
         >>> judge = Calibration(90, 100, 95, 100)
-        >>> corrected = rogan_gladen(rate("asr", 30, 200), judge, seed=0)
+        >>> corrected = rogan_gladen(Metric("asr", 0.15, 0.107, 0.206, 200), judge, seed=0)
         >>> round(corrected.value, 4)  # (.15 - .05) / .85
         0.1176
 

@@ -107,6 +107,30 @@ def rate(
     return Metric(name, successes / count, found.low, found.high, count, level, "rate")
 
 
+def clustered_share(
+    name: str, successes: int, n: int, effect: float, *, level: float = 0.95
+) -> Metric:
+    """A share whose interval is that of ``n / effect`` observations; :func:`rate` at effect 1.
+
+    Args:
+        name: the metric's name.
+        successes, n: the counts.
+        effect: the design effect of what fares alike, at least 1.
+        level: coverage of the interval.
+
+    Example:
+        >>> print(clustered_share("sensitivity", 90, 100, 1.0))
+        90.0% [82.6%, 94.5%]
+        >>> print(clustered_share("sensitivity", 90, 100, 4.0))
+        90.0% [72.9%, 96.8%]
+    """
+    plain = rate(name, successes, n, level=level)
+    if plain.value is None or effect <= 1.0:
+        return plain
+    found = _score_interval(plain.value, n / effect, level)
+    return Metric(name, plain.value, found.low, found.high, n, level, "rate")
+
+
 def clustered_rate(
     name: str,
     outcomes: Sequence[bool | None],

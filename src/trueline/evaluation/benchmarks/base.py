@@ -99,7 +99,7 @@ def read_rows(
             raise DataError(row.place, f"expected named columns, got {type(row.value).__name__}")
         rows.append((row.place, row.value))
         if len(rows) == 1:
-            _check_columns(source, columns, list(row.value))
+            check_columns(source, columns, list(row.value))
     for place, value in rows:
         for column in columns:
             if value.get(column) is None:
@@ -109,7 +109,8 @@ def read_rows(
     return rows
 
 
-def _check_columns(source: str, columns: Sequence[str], found: Sequence[str]) -> None:
+def check_columns(source: str, columns: Sequence[str], found: Sequence[str]) -> None:
+    """Raise unless every column is among those found."""
     for column in columns:
         if column not in found:
             raise DataError(

@@ -1,6 +1,6 @@
 """Judges: refusal phrases, classifiers, language models; what each can tell, and how well."""
 
-from trueline.evaluation.judges import classifiers, kldo, language, phrases
+from trueline.evaluation.judges import classifiers, kldo, language, learned, phrases
 from trueline.evaluation.judges.base import JUDGES, Judge, Measure, Verdict, checked, judge
 from trueline.evaluation.judges.language import harm_scores
 
@@ -15,5 +15,6 @@ __all__ = [
     "judge",
     "kldo",
     "language",
+    "learned",
     "phrases",
 ]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from trueline.errors import UserError
+from trueline.evaluation.labels import happened
 from trueline.evaluation.plugins import Plugin, register
 from trueline.registry import Registry
 
@@ -34,6 +35,9 @@ class Verdict:
         score: a graded judgement, higher is more; its range is the judge's.
         unparsable: whether a model's judgement made no sense. All else is then None.
         raw: what the judging model said, where there is one.
+        kind: which of :data:`trueline.evaluation.labels.LABELS` the answer is; ``""`` where the
+            judge does not tell refusals from other failures.
+        why: the rule, the words or the score that decided.
     """
 
     label: str
@@ -43,6 +47,8 @@ class Verdict:
     score: float | None = None
     unparsable: bool = False
     raw: str = ""
+    kind: str = ""
+    why: str = ""
 
     def event(self, measure: Measure) -> bool | None:
         """Whether the event that ``measure`` counts happened.
@@ -55,8 +61,19 @@ class Verdict:
 
 
 def unparsable(raw: str) -> Verdict:
-    """The verdict of a judge whose words make no sense."""
-    return Verdict("unparsable", unparsable=True, raw=raw)
+    """The verdict of a judge whose words make no sense: the answer counts as unread."""
+    return Verdict("unread", unparsable=True, raw=raw, why="the judge's reply holds no verdict")
+
+
+def verdict_of(kind: str, why: str, **more: Any) -> Verdict:
+    """The verdict of a judge that speaks in :data:`~trueline.evaluation.labels.LABELS`.
+
+    Example:
+        >>> verdict_of("partial refusal", "").event("over_refusal")
+        True
+    """
+    complied, refused = happened(kind, "asr"), happened(kind, "over_refusal")
+    return Verdict(kind, complied=complied, refused=refused, kind=kind, why=why, **more)
 
 
 class Judge(Protocol):
