@@ -153,7 +153,7 @@ def test_a_sentence_encoder_is_read_in_place_and_another_one_is_refused(tmp_path
     assert np.isnan(table[0, 16:24]).all()  # there is no third sentence
     judge = fit_judge(labeled(), encoder="mine").judge
     verdicts = judge([""] * 2, [SAY["refusal"].format("x"), SAY["compliance"].format("x")])
-    assert [v.complied for v in verdicts] == [False, True]
+    assert verdicts[0].score < verdicts[1].score
     file = tmp_path / "judge.json"
     file.write_text(json.dumps(judge.to_dict()))
     assert read_judge(file).facts == judge.facts
