@@ -1,4 +1,5 @@
-"""A run is what it says: what was trained is what is loaded, one seed is one result."""
+"""A run is what it says: what is kept is what was trained, one seed is one result, what is encoded
+is what was drawn, a resumed run is the one that was begun."""
 
 import copy
 import hashlib
@@ -10,8 +11,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny_diffusion import PIPELINES, tiny_sd, trainer, weights, write_folder
-from trueline.diffusion import load_text_to_image
+from tiny_diffusion import (
+    PIPELINES,
+    logged,
+    pick_rows,
+    tiny_sd,
+    tiny_sdxl,
+    trainer,
+    weights,
+    write_folder,
+)
+from trueline.diffusion import (
+    Reference,
+    bind_diffusion,
+    load_image_examples,
+    load_text_to_image,
+    text_to_image,
+)
+from trueline.errors import UserError
+from trueline.training.checkpoints import Interrupted
 
 # --- P1: what is saved is what was trained -------------------------------------------------------
 
@@ -108,3 +126,250 @@ def test_p2_one_command_is_one_file(tmp_path):
         assert done.returncode == 0, done.stderr[-2000:]
         sums.add(md5(out / "pytorch_lora_weights.safetensors"))
     assert len(sums) == 1
+
+
+# --- P3: what is drawn is encoded, and no more ---------------------------------------------------
+
+
+def counted(model):
+    """The sizes of all that goes through the image encoder from now on."""
+    calls, encode = [], model.encode_images
+    model.encode_images = lambda pixels: calls.append(len(pixels)) or encode(pixels)
+    return calls
+
+
+def test_p3_only_what_is_drawn_is_encoded_when_it_is_drawn(tmp_path, monkeypatch):
+    """400 pairs of which 4 are used: at most 8 images encoded before the second step."""
+    calls, seen = [], []
+    encode = text_to_image(tiny_sd()).__class__.encode_images
+    monkeypatch.setattr(
+        "trueline.diffusion.families.TextToImage.encode_images",
+        lambda self, pixels: calls.append(len(pixels)) or encode(self, pixels),
+    )
+    rows = pick_rows(4) * 100
+    for number, row in enumerate(rows):
+        rows[number] = {**row, "caption": f"a red square {number}"}
+    run = trainer(tmp_path / "run", rows=rows, max_steps=2, cache_dir=str(tmp_path / "cache"))
+    run.on_step = lambda step: seen.append(sum(calls))
+    run.train()
+    assert seen[0] <= 5, "two pairs, and one image for the estimate"
+    assert seen[1] <= 8
+    read = {view.example for view in run.encodings.frames._keys}
+    assert len(read) <= 4, "the workers read ahead what will be drawn, and no more"
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_p3_the_estimate_is_what_comes(tmp_path, flip):
+    rows = pick_rows(6)
+    options = {"max_steps": 2, "random_flip": flip, "caption_dropout": 0.2}
+    run = trainer(tmp_path, tiny_sdxl(), rows, **options, cache_dir=str(tmp_path / "cache"))
+    run.train()
+    there = run.encodings.images.bytes + run.encodings.captions.bytes
+    disk = sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*.safetensors"))
+    assert 0.5 * run.estimate.bytes < there <= run.estimate.bytes
+    assert there < disk < there + 4096, "two shards and their headers"
+    latent = run.encodings.latents([next(iter(run.encodings.frames._keys))])
+    assert latent["mean"].dtype == torch.float16
+    assert latent["time_ids"].dtype == torch.float32
+
+
+def test_p3_too_little_room_is_said_before_the_start(tmp_path, monkeypatch):
+    monkeypatch.setattr("trueline.diffusion.encode.free_bytes", lambda folder: 100)
+    with pytest.raises(UserError, match=r"at most .* GB of encodings: 6 images.*cache_limit_gb"):
+        trainer(tmp_path, cache_dir=str(tmp_path / "cache"), max_steps=1,
+                per_device_train_batch_size=3)  # fmt: skip
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_p3_a_bounded_cache_changes_no_number(tmp_path, caplog):
+    options = {"max_steps": 4, "random_crop": True, "random_flip": True}
+    rows = pick_rows(3, size=(24, 18))
+    found = []
+    for number, (limit, workers) in enumerate(((None, 0), (3e-6, 0), (3e-6, 3))):
+        run = trainer(tmp_path / str(number), rows=rows, **options, cache_limit_gb=limit,
+                      dataloader_num_workers=workers)  # fmt: skip
+        run.train()
+        found.append(weights(run))
+    assert run.encodings.images.bytes + run.encodings.captions.bytes <= 3000
+    assert "the limit of 3e-06 GB is reached" in caplog.text
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_p3_the_next_example_stands_in_for_one_that_cannot_be_read(tmp_path):
+    rows = pick_rows(4)
+    rows[1]["jpg_0"] = b"no picture"
+    run = trainer(tmp_path, rows=rows, skip_bad=True, max_steps=2)
+    run.train()
+    assert run.encodings.stand_in(1, False) == 2
+    assert list(run.encodings.bad) == [1]
+    rows = [{**row, "jpg_0": b"none"} for row in rows]
+    with pytest.raises(UserError, match="no example has readable images"):
+        trainer(tmp_path, rows=rows, skip_bad=True)
+
+
+def test_p3_max_samples_bounds_the_download(monkeypatch):
+    import datasets
+
+    pulled = []
+
+    def rows():
+        for number, row in enumerate(pick_rows(4) * 10):
+            pulled.append(number)
+            yield row
+
+    def load(source, name, *, split, streaming=False):
+        assert streaming, "a data set that is not streamed is downloaded whole"
+        return datasets.IterableDataset.from_generator(rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    data = load_image_examples("someone/pairs", limit=3)
+    assert len(data.examples) == 3
+    assert len(pulled) <= 4
+    assert data.examples[0].images[0].read() == pick_rows(1)[0]["jpg_1"]
+
+
+# --- P4: a resumed run is the run that was begun -------------------------------------------------
+
+
+def test_p4_each_difference_of_a_resumed_run_is_named(tmp_path):
+    options = {"use_peft": True, "save_steps": 2, "max_steps": 2}
+    trainer(tmp_path, **options).train()
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    other = tiny_sd()
+    with torch.no_grad():
+        next(other.unet.parameters())[0] += 0.1
+    changes = {
+        "learning_rate": ({"learning_rate": 0.5}, None, None),
+        "adapter.alpha": ({"lora_alpha": 4}, None, None),
+        "adapter.dropout": ({"lora_dropout": 0.5}, None, None),
+        "objective.beta": ({"beta": 0.5}, None, None),
+        "seed": ({"seed": 3}, None, None),
+        "effective batch": ({"gradient_accumulation_steps": 2}, None, None),
+        "model": ({}, other, None),
+        "data": ({}, None, pick_rows(6)[::-1]),
+        "max_steps": ({"max_steps": 1}, None, None),
+    }
+    for name, (given, pipeline, rows) in changes.items():
+        run = trainer(tmp_path, pipeline, rows, **{**options, **given})
+        with pytest.raises(UserError, match=rf"begun with other settings \(.*{name}: "):
+            run.begin(resume=True)
+        run._held.close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_p4_a_run_may_go_on_longer_and_say_more(tmp_path, capsys):
+    options = {"save_steps": 2, "learning_rate": 1e-2, "save_total_limit": 1}
+    whole = trainer(tmp_path / "whole", **options, max_steps=4)
+    whole.train()
+    trainer(tmp_path / "cut", **options, max_steps=2).train()
+    again = trainer(tmp_path / "cut", **options, max_steps=4,
+                    per_device_train_batch_size=1, gradient_accumulation_steps=2,
+                    disable_tqdm=False)  # fmt: skip
+    again.train(resume=True)
+    assert "max_steps: 2 before, 4 now" in capsys.readouterr().err
+    assert [row["step"] for row in logged(tmp_path / "cut")] == [1, 2, 3, 4]
+    assert (weights(again) - weights(whole)).norm() < 1e-5 * weights(whole).norm()
+    with pytest.raises(UserError, match="holds a run already"):
+        trainer(tmp_path / "cut", overwrite=False).train()
+
+
+def test_p4_a_signal_ends_a_run_with_a_checkpoint(tmp_path):
+    import signal
+
+    run = trainer(tmp_path, max_steps=9)
+    run.on_step = lambda step: step == 2 and os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Interrupted, match="SIGTERM after step 2") as caught:
+        run.train()
+    assert caught.value.checkpoint == tmp_path / "checkpoint-2"
+    damaged = tmp_path / "checkpoint-2" / "state.pt"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"no whole checkpoint.*state.pt has"):
+        trainer(tmp_path, max_steps=9).train(resume=True)
+
+
+# --- P5: the reference runs once -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "micro", "units"),
+    [("dspo", 1, 16), ("diffusion_kto", 1, 20), ("aot", 1, 20), ("diffusion_kto", 4, 16)],
+)
+def test_p5_units_of_work_a_step(tmp_path, name, micro, units):
+    """A forward pass of one image is a unit, and a backward pass two: of two pairs, an uncoupled
+    step takes 4 x (1 + 2) for the policy and 4 for the reference. Coupled under accumulation it was
+    24 while the reference ran twice."""
+    from trueline.diffusion.batches import Batches, Drawing
+    from trueline.diffusion.encode import Encodings
+    from trueline.diffusion.frames import Framing
+    from trueline.diffusion.step import DiffusionEngine
+
+    model = text_to_image(tiny_sd())
+    work = []
+    predict = model.predict
+
+    def noted(denoiser, noisy, times, conditions):
+        work.append(len(noisy) * (3 if torch.is_grad_enabled() else 1))
+        return predict(denoiser, noisy, times, conditions)
+
+    model.predict = noted
+    objective = bind_diffusion(name)
+    batches = Batches(
+        Encodings(model, load_image_examples(pick_rows(2)).examples, Framing(16)), model,
+        Drawing(), layout=objective.spec.layout, size=2, micro=min(micro, 2),
+    )  # fmt: skip
+    engine = DiffusionEngine(objective, model, Reference(model.denoiser, adapter=False))
+    engine.step(list(batches.micro_batches(0)), total=batches.total(0))
+    assert sum(work) == units
+
+
+# --- P6: the documented ways to launch -----------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m"],
+        ["torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m"],
+    ],
+    ids=["accelerate", "torchrun"],
+)
+def test_p6_documented_launchers_train_one_run_together(tmp_path, launcher):
+    tiny_sd().save_pretrained(tmp_path / "base")
+    write_folder(tmp_path / "data", 4)
+    command = [sys.executable, "-m", *launcher, "trueline", "diffusion", "align",
+               "--model_name_or_path", tmp_path / "base", "--dataset_name", tmp_path / "data",
+               "--max_steps", 2, "--cache_dir", "none", "--per_device_train_batch_size", 1,
+               "--output_dir", tmp_path / "run"]  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE")}
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True,
+        env={**environment, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    import json
+
+    facts = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert facts["effective_batch"] == 2, "two processes of one pair each"
+    assert facts["identity"]["processes"] == 2
+
+
+def test_p6_processes_that_do_not_know_of_each_other_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as a launcher sets it, and no rendezvous
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    with pytest.raises(UserError, match="each would train alone"):
+        trainer(tmp_path)
+
+
+# --- P7: what is official ------------------------------------------------------------------------
+
+
+def test_p7_recipes_have_the_official_mu():
+    import yaml
+
+    folder = Path(__file__).parents[1] / "examples" / "diffusion"
+    found = {p.stem: yaml.safe_load(p.read_text()).get("sdpo_mu") for p in folder.glob("*.yaml")}
+    assert found["sd15-diffusion-dpo"] == 0.9
+    assert found["sdxl-diffusion-dpo"] == 0.6
+    assert {v for k, v in found.items() if "diffusion-dpo" not in k} == {None}

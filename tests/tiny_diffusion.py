@@ -9,6 +9,8 @@ from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     PixArtAlphaPipeline,
     PixArtTransformer2DModel,
     SD3Transformer2DModel,
@@ -208,7 +210,41 @@ def tiny_pixart(seed=0):
     )
 
 
-PIPELINES = {"sd": tiny_sd, "sdxl": tiny_sdxl, "sd3": tiny_sd3, "pixart": tiny_pixart}
+def tiny_flux(seed=0):
+    torch.manual_seed(seed)
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=16,
+        axes_dims_rope=(2, 2, 4),
+        guidance_embeds=True,
+    )
+    pipeline = FluxPipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=_vae(shift_factor=0.06, scaling_factor=1.5, use_quant_conv=False,
+                 use_post_quant_conv=False),
+        text_encoder=CLIPTextModel(_text_config()),
+        tokenizer=tiny_tokenizer(),
+        text_encoder_2=_t5(32),
+        tokenizer_2=tiny_tokenizer(),
+    )  # fmt: skip
+    pipeline.default_sample_size = RESOLUTION // 2
+    return pipeline
+
+
+PIPELINES = {
+    "sd": tiny_sd,
+    "sdxl": tiny_sdxl,
+    "sd3": tiny_sd3,
+    "flux": tiny_flux,
+    "pixart": tiny_pixart,
+}
 
 
 def picture(seed, size=(RESOLUTION, RESOLUTION)):
@@ -256,6 +292,7 @@ def config(folder, **changes):
             "cache_dir": "none",
             "logging_steps": 1,
             "save_steps": 0,
+            "overwrite": True,
             "disable_tqdm": True,
             **changes,
         }

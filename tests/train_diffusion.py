@@ -20,11 +20,12 @@ def align(name, folder, processes):
     """The trainer after four steps of four pairs, however many processes share them."""
     config = DiffusionConfig(
         loss_type=name,
+        beta=20.0,  # of thousands, float32's rounding of an error would be seen in the gradient
         output_dir=str(folder / name),
         max_steps=4,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=4 // processes,
-        learning_rate=1e-3,
+        learning_rate=1e-2,  # far against the rounding of the weights themselves
         adam_epsilon=1e-2,
         random_flip=True,
         caption_dropout=0.2,

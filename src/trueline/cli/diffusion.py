@@ -62,6 +62,7 @@ def run_diffusion(config: DiffusionConfig, *, resume: bool = False) -> dict[str,
     from trueline.diffusion import DiffusionTrainer, load_image_examples, load_text_to_image
     from trueline.errors import UserError
     from trueline.results import save_findings
+    from trueline.training.checkpoints import Interrupted
 
     quiet_libraries()
     if config.model_name_or_path is None:
@@ -80,6 +81,7 @@ def run_diffusion(config: DiffusionConfig, *, resume: bool = False) -> dict[str,
         config.model_name_or_path, revision=config.model_revision, dtype=config.dtype
     )
     trainer = DiffusionTrainer(model, config, data.examples)
+    trainer.begin(resume=resume)
     notes = _notes(data, trainer)
     if trainer.accelerator.is_main_process:
         for note in notes:
@@ -87,13 +89,12 @@ def run_diffusion(config: DiffusionConfig, *, resume: bool = False) -> dict[str,
         _write_run_files(config, trainer, notes)
     try:
         last = trainer.train(resume=resume)
-    except KeyboardInterrupt:
-        console.print(
-            f"interrupted after step {trainer.done}; --resume goes on from the last checkpoint in "
-            f"{config.output_dir}, if there is one (save_steps)"
-        )
-        raise typer.Exit(130) from None
+    except Interrupted as error:
+        console.print(f"{error}; --resume goes on from {error.checkpoint}", highlight=False)
+        raise typer.Exit(128 + error.number) from None
     trainer.save_model()
+    notes = _notes(data, trainer)
+    hub = trainer.push() if config.push_to_hub else None
     findings = [training_finding(config.output_dir, trainer.objective.spec.name)]
     if trainer.accelerator.is_main_process:
         save_findings(config.output_dir, findings)
@@ -102,8 +103,9 @@ def run_diffusion(config: DiffusionConfig, *, resume: bool = False) -> dict[str,
     result = {
         "output_dir": config.output_dir,
         "steps": trainer.done,
-        "examples": len(trainer.encodings.examples),
+        "examples": len(trainer.encodings.examples) - len(trainer.encodings.bad),
         "dropped": notes,
+        "hub": hub,
         "metrics": last,
         "findings": [finding.to_dict() for finding in findings],
     }
@@ -113,7 +115,7 @@ def run_diffusion(config: DiffusionConfig, *, resume: bool = False) -> dict[str,
 
 def _notes(data: ImageData, trainer: DiffusionTrainer) -> list[str]:
     """What of the data is not used, and why."""
-    notes = [*data.notes(), *(f"dropped: {line}" for line in trainer.encodings.dropped)]
+    notes = [*data.notes(), *(f"left out: {line}" for line in trainer.encodings.bad.values())]
     if trainer.left_out:
         notes.append(f"left out {trainer.left_out} examples without an image to imitate")
     return notes
@@ -143,6 +145,8 @@ def _write_run_files(config: DiffusionConfig, trainer: DiffusionTrainer, notes: 
         predicts=trainer.model.schedule.space,
         reference=_reference(trainer),
         cache=str(trainer.encodings.images.folder or "none"),
+        encodings=None if trainer.estimate is None else str(trainer.estimate),
+        identity=dict(trainer.identity.facts),
     )
     write_json(folder / "manifest.json", facts)
 

@@ -38,10 +38,8 @@ def add_adapter(
     """Freeze a denoiser and put a fresh LoRA adapter on it, float32, drawn from the seed alone.
 
     Raises:
-        UserError: it carries an adapter already; no module has one of the targets' names.
+        UserError: no module has one of the targets' names.
     """
-    if getattr(denoiser, "peft_config", None):
-        raise UserError("the model carries an adapter already; merge it, then align")
     from peft import LoraConfig, inject_adapter_in_model
 
     denoiser.requires_grad_(False)
@@ -104,6 +102,25 @@ def save_adapter(pipeline: Any, component: str, folder: str | Path) -> None:
     }
     type(pipeline).save_lora_weights(folder, **given)
     _in_order(Path(folder) / WEIGHTS)
+
+
+def save_kohya(denoiser: Any, folder: str | Path) -> None:
+    """Write a UNet's adapter into the folder's ``kohya``, in the format of kohya's scripts, which
+    other programs read; with its own alpha, where diffusers' conversion writes the rank."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    alpha = torch.tensor(float(denoiser.peft_config["default"].lora_alpha))
+    named: dict[str, torch.Tensor] = {}
+    for name, tensor in get_peft_model_state_dict(denoiser).items():
+        module, side, _ = name.rsplit(".", 2)
+        key = f"lora_unet_{module.replace('.', '_')}"
+        part = {"lora_A": "lora_down", "lora_B": "lora_up"}[side]
+        named[f"{key}.{part}.weight"] = tensor.cpu().contiguous()
+        named[f"{key}.alpha"] = alpha.clone()
+    target = Path(folder) / "kohya"
+    target.mkdir(parents=True, exist_ok=True)
+    save_file(named, target / WEIGHTS)
 
 
 def load_adapter(pipeline: Any, component: str, folder: str | Path) -> None:

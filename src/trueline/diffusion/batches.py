@@ -17,8 +17,9 @@ from torch import Tensor
 
 from trueline.batching import View as Layout
 from trueline.diffusion.data import ImageExample
-from trueline.diffusion.encode import Encodings, View
+from trueline.diffusion.encode import Encodings
 from trueline.diffusion.families import Conditions, TextToImage
+from trueline.diffusion.frames import View
 from trueline.diffusion.schedule import TimestepSampling
 from trueline.errors import UserError
 
@@ -74,6 +75,17 @@ class Drawing:
     timesteps: TimestepSampling = "uniform"
 
 
+@dataclass(frozen=True)
+class Draw:
+    """What was drawn for one example: a timestep, whether it is mirrored, whether its caption is
+    dropped, and the generator that its noise comes from next."""
+
+    time: int
+    flip: bool
+    dropped: bool
+    rng: np.random.Generator
+
+
 def fit_layout(examples: Sequence[ImageExample], layout: Layout) -> tuple[list[ImageExample], int]:
     """The examples an objective of this layout can use, and how many it cannot.
 
@@ -124,7 +136,7 @@ class Batches:
         self.layout = layout
         self.size, self.micro = size, micro
         self.rank, self.ranks = rank, ranks
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
+        self._orders: dict[int, np.ndarray] = {}
 
     def examples(self, step: int) -> list[int]:
         """The effective batch's examples: the data in a new order each epoch, without a gap."""
@@ -138,51 +150,72 @@ class Batches:
         """Losses in the effective batch: pairs, or images."""
         if self.layout == "paired":
             return self.size
-        return sum(len(self._used(index)) for index in self.examples(step))
+        return sum(len(self.encodings.numbers(index)) for index in self.examples(step))
+
+    def expect(self, first: int, last: int) -> None:
+        """Have the images of steps first to last, without the last, read ahead of the steps."""
+        self.encodings.frames.expect(
+            (step, View(index, number, draw.flip))
+            for step in range(first, last)
+            for place, index in self.mine(step)
+            for draw in [self.draw(step, place)]
+            for number in self.encodings.numbers(index)
+        )
 
     def micro_batches(self, step: int) -> Iterator[NoisyBatch]:
         """This process's share, one micro-batch after another."""
-        chosen = list(enumerate(self.examples(step)))[self.rank :: self.ranks]
+        self.encodings.frames.begin(step)
+        chosen = self.mine(step)
         for start in range(0, len(chosen), self.micro):
             yield self._noised(step, chosen[start : start + self.micro])
 
-    def _epoch(self, epoch: int) -> np.ndarray:
-        if self._order[0] != epoch:
-            rng = np.random.default_rng([self.drawing.seed, epoch])
-            self._order = (epoch, rng.permutation(len(self.encodings.examples)))
-        return self._order[1]
+    def draw(self, step: int, place: int) -> Draw:
+        """All that is random of the example at a place of the effective batch."""
+        rng = np.random.default_rng([self.drawing.seed, step, place])
+        time = self.model.schedule.draw(rng, self.drawing.timesteps)
+        flip = bool(rng.random() < 0.5) and self.drawing.flip
+        return Draw(time, flip, bool(rng.random() < self.drawing.caption_dropout), rng)
 
-    def _used(self, index: int) -> list[int]:
-        labels = self.encodings.examples[index].desirable
-        return [i for i, good in enumerate(labels) if good or self.layout != "completion"]
+    def mine(self, step: int) -> list[tuple[int, int]]:
+        """This process's places in the effective batch, with their examples."""
+        return list(enumerate(self.examples(step)))[self.rank :: self.ranks]
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            rng = np.random.default_rng([self.drawing.seed, epoch])
+            kept = [
+                e for e in self._orders if abs(e - epoch) == 1
+            ]  # who reads ahead is in the next
+            self._orders = {e: self._orders[e] for e in kept}
+            self._orders[epoch] = rng.permutation(len(self.encodings.examples))
+        return self._orders[epoch]
 
     def _noised(self, step: int, chosen: Sequence[tuple[int, int]]) -> NoisyBatch:
-        drawing, schedule = self.drawing, self.model.schedule
-        rngs = [np.random.default_rng([drawing.seed, step, place]) for place, _ in chosen]
-        times = [schedule.draw(rng, drawing.timesteps) for rng in rngs]
-        flips = [bool(rng.random() < 0.5) and drawing.flip for rng in rngs]
-        dropped = [bool(rng.random() < drawing.caption_dropout) for rng in rngs]
-        examples = [self.encodings.examples[index] for _, index in chosen]
-        captions = ["" if d else e.caption for d, e in zip(dropped, examples, strict=True)]
+        schedule = self.model.schedule
+        draws = [self.draw(step, place) for place, _ in chosen]
+        found = [self.encodings.stand_in(index, draw.flip)
+                 for (_, index), draw in zip(chosen, draws, strict=True)]  # fmt: skip
+        examples = [self.encodings.examples[index] for index in found]
+        captions = ["" if d.dropped else e.caption for d, e in zip(draws, examples, strict=True)]
 
         owner, views, desirable = [], [], []
-        for row, (_, index) in enumerate(chosen):
-            for image in self._used(index):
+        for row, index in enumerate(found):
+            for image in self.encodings.numbers(index):
                 owner.append(row)
-                views.append(View(index, image, flips[row]))
+                views.append(View(index, image, draws[row].flip))
                 desirable.append(examples[row].desirable[image])
         latents = self.encodings.latents(views)
         mean = latents.pop("mean").float()
         logvar = latents.pop("logvar", None)
         shape = mean.shape[1:]
-        draws = [_normals(rng, shape, 1 if logvar is None else 2) for rng in rngs]
-        noise = torch.stack([draws[row][0] for row in owner])
+        normals = [_normals(draw.rng, shape, 1 if logvar is None else 2) for draw in draws]
+        noise = torch.stack([normals[row][0] for row in owner])
         clean = mean
         if logvar is not None:
-            own = torch.stack([draws[row][1] for row in owner])
+            own = torch.stack([normals[row][1] for row in owner])
             clean = mean + (logvar.float() / 2).exp() * own
         clean = self.model.scale(clean)
-        at = torch.tensor([times[row] for row in owner])
+        at = torch.tensor([draws[row].time for row in owner])
         spoken = self.encodings.conditions(captions)
         conditions = {name: value[owner] for name, value in spoken.items()}
         first = [owner.index(row) for row in owner]  # a pair shares its chosen image's framing

@@ -185,7 +185,7 @@ def from_language(spec: Objective) -> DiffusionObjective:
         )
     return DiffusionObjective(
         spec.name, function, "paired", True, False, spec.equation, spec.source, coupling, None,
-        spec.options, spec.declared,
+        options=spec.options, declared=spec.declared,
     )  # fmt: skip
 
 

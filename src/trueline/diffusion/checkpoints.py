@@ -1,12 +1,12 @@
 """Checkpoints: trained weights, optimizer, learning rates and average, and nothing frozen.
 
-A checkpoint is written under another name and renamed, so that one that is there is whole. The
-reference is no part of it: it is the model the run began with, and stays that on resuming.
+The reference is no part of one: it is the model the run began with, and stays that on resuming.
+What makes a checkpoint whole, and whose it is, is shared with the other trainer
+(:mod:`trueline.training.checkpoints`).
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -16,42 +16,44 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from trueline.errors import UserError
+from trueline.identity import Identity
+from trueline.training.checkpoints import finish, rotate
 
-log = logging.getLogger(__name__)
-
-PREFIX = "checkpoint-"
 WEIGHTS, STATE = "weights.safetensors", "state.pt"
 
 
 def save_checkpoint(
-    output_dir: str | Path,
+    metrics: Path,
     step: int,
     weights: Mapping[str, Tensor],
     state: Mapping[str, Any],
+    identity: Identity,
     *,
     limit: int | None = None,
 ) -> Path:
-    """Write ``checkpoint-STEP``.
+    """Write ``checkpoint-STEP`` beside the metrics, under another name until it is whole.
 
     Args:
-        output_dir: the run directory.
+        metrics: the run's file of metrics, cut back to where it is now on resuming.
         step: steps done.
         weights: the trained tensors by name.
         state: tensors, numbers and text in plain containers.
+        identity: of the run.
         limit: keep only the last so many checkpoints.
     """
-    folder = Path(output_dir) / f"{PREFIX}{step}"
+    folder = metrics.with_name(f"{PREFIX_CHECKPOINT_DIR}-{step}")
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     save_file({name: t.detach().cpu().contiguous() for name, t in weights.items()}, part / WEIGHTS)
     torch.save({**state, "step": step}, part / STATE)
+    finish(part, identity, metrics)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)
-    for old in _checkpoints(output_dir)[: -limit if limit else 0]:
-        shutil.rmtree(old, ignore_errors=True)
+    rotate(str(metrics.parent), limit, None)
     return folder
 
 
@@ -62,20 +64,3 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return load_file(folder / WEIGHTS), state
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{folder} cannot be resumed from: {error}") from error
-
-
-def newest_checkpoint(output_dir: str | Path) -> Path:
-    """The run's last checkpoint.
-
-    Raises:
-        UserError: there is none.
-    """
-    found = _checkpoints(output_dir)
-    if not found:
-        raise UserError(f"there is no checkpoint in {output_dir} to resume from")
-    return found[-1]
-
-
-def _checkpoints(output_dir: str | Path) -> list[Path]:
-    found = [p for p in Path(output_dir).glob(f"{PREFIX}*") if p.name[len(PREFIX) :].isdigit()]
-    return sorted(found, key=lambda path: int(path.name[len(PREFIX) :]))

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from trueline.config import ConfigError, coerce, read_yaml, scalar
 from trueline.diffusion.batches import Drawing
 from trueline.diffusion.bind import BoundDiffusion, bind_diffusion, find
+from trueline.diffusion.keeping import Keeping, cache_folder
 from trueline.diffusion.schedule import TimestepSampling
 from trueline.diffusion.step import ErrorSpace
 from trueline.registry import nearest
@@ -34,16 +35,23 @@ class DiffusionConfig:
         dataset_name: a JSONL file, a folder, a Parquet file or a hub id; see
             :func:`trueline.diffusion.data.load_image_examples`.
         dataset_config, dataset_train_split: of a hub data set.
-        max_samples: only the first so many rows.
-        skip_bad: drop rows and images that cannot be read, and count them, rather than stop.
+        max_samples: only the first so many rows; of a hub data set no more are downloaded.
+        skip_bad: drop rows that cannot be read, take the next example in the place of one whose
+            images cannot, and count both, rather than stop.
         resolution: pixels of a side; the model's own where None.
         random_flip: mirror half of the examples, both images of a pair alike.
         random_crop: cut the square out of a random place, the same for both images of a pair and
             in every epoch; otherwise out of the middle.
         caption_dropout: share of examples shown without caption, for guidance; both images alike.
-        cache_latents: encode images and captions once, before the first step.
-        cache_dir: where to keep them; ``"none"`` keeps them in memory.
-        encode_batch_size: images, or captions, encoded at once.
+        cache_latents: keep what images and captions are encoded to when they are first drawn.
+        cache_dir: where to keep it; ``"none"`` keeps it in memory.
+        cache_dtype: float16 or float32: what encodings are rounded to, kept or not.
+        cache_limit_gb: keep no more than that; the rest is encoded each time it is drawn.
+        encode_first: encode everything before the first step, which also finds every image that
+            cannot be read.
+        encode_batch_size: images, or captions, encoded at once. With more than 1 the last bits of
+            an encoding depend on what stands beside it.
+        dataloader_num_workers: threads that read and resize images ahead of the steps.
         loss_type: a diffusion objective, or a paired objective with a reference of the others.
         beta: its beta, where it has one.
         objective_options: any other of its options by name.
@@ -57,11 +65,16 @@ class DiffusionConfig:
         gradient_accumulation_steps: forward passes in a step; the update depends on the effective
             batch alone: the batch size times these times processes.
         learning_rate, weight_decay, adam_beta1, adam_beta2, adam_epsilon: of the optimizer.
-        optimizer: ``adamw`` or ``adafactor``.
+        optimizer: ``adamw``, ``adamw_8bit`` (needs the extra bitsandbytes) or ``adafactor``.
         lr_scheduler_type, warmup_steps: any schedule of diffusers (constant, linear, cosine ...).
         max_grad_norm: clip the gradient's norm; 0 does not.
         mixed_precision: ``no``, ``bf16`` or ``fp16``; errors and losses are float32 always.
         gradient_checkpointing: compute activations again in the backward pass.
+        allow_tf32: let matrix products of float32 round to TF32, on GPUs that have it.
+        channels_last: keep the denoiser's weights and inputs in that memory format.
+        torch_compile: compile the denoiser.
+        snr_gamma: min-SNR weights of timesteps (arXiv 2303.09556; 5 is usual), for objectives that
+            are mean squared errors.
         ema_decay: keep a moving average of the trained weights, and save that; None does not.
         seed: of everything drawn.
         logging_steps, save_steps, save_total_limit: 0 saves no checkpoint; the limit keeps the last
@@ -69,6 +82,10 @@ class DiffusionConfig:
         sample_prompts: captions of a grid of pictures made during training.
         sample_steps: steps between grids; 0 makes none.
         sample_seed, num_inference_steps, guidance_scale: how those pictures are made.
+        report_to: trackers by name (tensorboard, wandb, trackio ...) that get metrics and grids.
+        save_kohya: beside a LoRA adapter of SD or SDXL leave it in kohya's format, too.
+        push_to_hub, hub_model_id, hub_private_repo: upload what was trained, in the end.
+        overwrite: set aside a run that lies in output_dir, by another name.
         disable_tqdm: no progress bar.
     """
 
@@ -91,7 +108,11 @@ class DiffusionConfig:
     caption_dropout: float = 0.0
     cache_latents: bool = True
     cache_dir: str | None = None
-    encode_batch_size: int = 8
+    cache_dtype: Literal["float16", "float32"] = "float16"
+    cache_limit_gb: float | None = None
+    encode_first: bool = False
+    encode_batch_size: int = 1
+    dataloader_num_workers: int = 2
     loss_type: str = "dspo"
     beta: float | None = None
     objective_options: dict[str, Any] = field(default_factory=dict)
@@ -107,12 +128,16 @@ class DiffusionConfig:
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
-    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    optimizer: Literal["adamw", "adamw_8bit", "adafactor"] = "adamw"
     lr_scheduler_type: str = "constant_with_warmup"
     warmup_steps: int = 0
     max_grad_norm: float = 1.0
     mixed_precision: Precision = "no"
     gradient_checkpointing: bool = False
+    allow_tf32: bool = False
+    channels_last: bool = False
+    torch_compile: bool = False
+    snr_gamma: float | None = None
     ema_decay: float | None = None
     seed: int = 0
     logging_steps: int = 10
@@ -123,9 +148,18 @@ class DiffusionConfig:
     sample_seed: int = 0
     num_inference_steps: int = 50
     guidance_scale: float = 7.5
+    report_to: list[str] | str = field(default_factory=list)
+    save_kohya: bool = False
+    push_to_hub: bool = False
+    hub_model_id: str | None = None
+    hub_private_repo: bool = False
+    overwrite: bool = False
     disable_tqdm: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.report_to, str):
+            names = [name.strip() for name in self.report_to.split(",")]
+            self.report_to = [name for name in names if name not in ("", "none")]
         hints = typing.get_type_hints(type(self))
         for name, hint in hints.items():
             if typing.get_origin(hint) is Literal and getattr(self, name) not in hint.__args__:
@@ -142,16 +176,26 @@ class DiffusionConfig:
             raise ConfigError(f"caption_dropout must be in [0, 1), got {self.caption_dropout}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ConfigError(f"ema_decay must be in (0, 1), got {self.ema_decay}")
+        for name in ("cache_limit_gb", "snr_gamma"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} must be above 0, got {value}")
+        if self.dataloader_num_workers < 0:
+            raise ConfigError(f"dataloader_num_workers must be at least 0, got "
+                              f"{self.dataloader_num_workers}")  # fmt: skip
         self._without_effect()
 
     def _without_effect(self) -> None:
         """Options that would change nothing as the others stand."""
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
         groups = {
-            "use_peft: true": ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"),
-            "cache_latents: true": ("cache_dir",),
-        }
-        active = {"use_peft: true": self.use_peft, "cache_latents: true": self.cache_latents}
+            "use_peft: true": ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules",
+                               "save_kohya"),
+            "cache_latents: true": ("cache_dir", "cache_limit_gb", "encode_first"),
+            "push_to_hub: true": ("hub_model_id", "hub_private_repo"),
+        }  # fmt: skip
+        active = {"use_peft: true": self.use_peft, "cache_latents: true": self.cache_latents,
+                  "push_to_hub: true": self.push_to_hub}  # fmt: skip
         for condition, names in groups.items():
             for name in names:
                 if not active[condition] and getattr(self, name) != defaults[name]:
@@ -163,6 +207,19 @@ class DiffusionConfig:
             )
         if self.sample_steps and not self.sample_prompts:
             raise ConfigError("sample_steps has no effect without sample_prompts")
+
+    @property
+    def keeping(self) -> Keeping:
+        """How encodings are kept."""
+        return Keeping(
+            cache_folder(self.cache_dir),
+            cached=self.cache_latents,
+            half=self.cache_dtype == "float16",
+            limit=None if self.cache_limit_gb is None else int(self.cache_limit_gb * 1e9),
+            batch_size=self.encode_batch_size,
+            workers=self.dataloader_num_workers,
+            skip_bad=self.skip_bad,
+        )
 
     @property
     def drawing(self) -> Drawing:

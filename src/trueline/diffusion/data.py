@@ -109,12 +109,12 @@ def load_image_examples(
         name: a hub data set's configuration.
         skip_bad: drop rows that cannot be read and count them, rather than stop. Ties are dropped
             and counted always.
-        limit: only the first so many rows.
+        limit: only the first so many rows; of a hub data set no more are downloaded.
 
     Raises:
         UserError: nothing to read, unknown columns, a bad row.
     """
-    rows, folder, origin = _open(source, split, name)
+    rows, folder, origin = _open(source, split, name, limit)
     if not len(rows):
         raise UserError(f"{origin} holds no rows")
     columns = _columns(rows)
@@ -200,7 +200,7 @@ def _bytes(value: Any, folder: Path, name: str) -> bytes:
     raise CorruptImageError(f"{name} holds no image, but {type(value).__name__}")
 
 
-def _open(source: Any, split: str, name: str | None) -> tuple[Any, Path, str]:
+def _open(source: Any, split: str, name: str | None, limit: int | None) -> tuple[Any, Path, str]:
     """Rows, the folder that relative paths start from, and what to call it all."""
     if not isinstance(source, str | Path):
         return _undecoded(source), Path(), "data"
@@ -216,11 +216,12 @@ def _open(source: Any, split: str, name: str | None) -> tuple[Any, Path, str]:
     import datasets
 
     try:
-        return (
-            _undecoded(datasets.load_dataset(str(source), name, split=split)),
-            Path(),
-            str(source),
-        )
+        if limit is not None:  # as a stream, which fetches what is taken of it
+            stream = datasets.load_dataset(str(source), name, split=split, streaming=True)
+            rows = list(_undecoded(stream).take(limit))
+        else:
+            rows = _undecoded(datasets.load_dataset(str(source), name, split=split))
+        return rows, Path(), str(source)
     except Exception as error:  # the hub's client raises a dozen unrelated kinds
         raise UserError(f"{source} is no local path, and not to be had: {error}") from error
 
@@ -271,7 +272,7 @@ def _undecoded(rows: Any) -> Any:
         return list(rows)
     import datasets
 
-    for column, feature in rows.features.items():
+    for column, feature in (rows.features or {}).items():
         if isinstance(feature, datasets.Image):
             rows = rows.cast_column(column, datasets.Image(decode=False))
     return rows

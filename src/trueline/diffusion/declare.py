@@ -54,7 +54,8 @@ class DiffusionObjective:
 
     ``layout`` is ``"paired"``, ``"unpaired"`` or ``"completion"`` (the images to imitate). A
     function returns (B,) losses to be averaged over the effective batch. ``one_sided`` says
-    whether, with these options, no gradient reaches the rejected images' predictions.
+    whether, with these options, no gradient reaches the rejected images' predictions;
+    ``squared_error`` whether the losses are mean squared errors, which timesteps' weights apply to.
     """
 
     name: str
@@ -66,6 +67,7 @@ class DiffusionObjective:
     source: str
     coupling: Coupling | None = None
     one_sided: Callable[[Mapping[str, Any]], bool] | None = None
+    squared_error: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     declared: Mapping[str, Option] = field(default_factory=dict)
 
@@ -88,6 +90,7 @@ def diffusion_objective(
     epsilon_only: bool = False,
     coupling: Coupling | None = None,
     one_sided: Callable[[Mapping[str, Any]], bool] | None = None,
+    squared_error: bool = False,
     aliases: Sequence[str] = (),
 ) -> Callable[[Function], Function]:
     """Register a function of predictions as an objective; its keyword-only arguments are its
@@ -104,6 +107,7 @@ def diffusion_objective(
         coupling: what of the whole effective batch it takes as arguments.
         one_sided: whether, with these options, no gradient reaches the rejected images'
             predictions, so that they need no backward pass.
+        squared_error: whether its losses are mean squared errors.
         aliases: other names.
     """
 
@@ -112,7 +116,7 @@ def diffusion_objective(
         defaults = {key: option.default for key, option in declared.items()}
         spec = DiffusionObjective(
             name, function, layout, reference, epsilon_only, equation, source, coupling,
-            one_sided, defaults, declared,
+            one_sided, squared_error, defaults, declared,
         )  # fmt: skip
         DIFFUSION_OBJECTIVES.add(name, spec, aliases)
         return function

@@ -1,4 +1,4 @@
-"""Text-to-image models by family: what differs between SD1.5, SDXL, SD3 and PixArt, and no more.
+"""Text-to-image models by family: what differs between SD1.5, SDXL, SD3, Flux and PixArt, no more.
 
 A :class:`TextToImage` wraps a diffusers pipeline. The rest of Trueline asks it to encode captions
 and images, to predict, and to generate; adding a family is one small class and one line.
@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from trueline.diffusion.adapters import load_adapter, save_adapter
+from trueline.diffusion.adapters import load_adapter, save_adapter, save_kohya
 from trueline.diffusion.images import Framed
 from trueline.diffusion.schedule import Schedule, schedule_of
 from trueline.errors import UserError
@@ -142,6 +142,19 @@ class TextToImage:
         else:
             self.pipeline.save_pretrained(folder)
 
+    def save_kohya(self, folder: str) -> None:
+        """The adapter in kohya's format, into the folder's ``kohya``.
+
+        Raises:
+            UserError: this family's adapters have no such format here.
+        """
+        if self.component != "unet":
+            raise UserError(
+                f"save_kohya is for SD and SDXL, and not for {type(self.pipeline).__name__}; the "
+                "adapter lies beside, as diffusers loads it"
+            )
+        save_kohya(self.denoiser, folder)
+
     @contextmanager
     def _placed(self) -> Iterator[None]:
         """Frozen parts beside the denoiser while pictures are made, and back."""
@@ -226,6 +239,57 @@ class StableDiffusion3(TextToImage):
         )[0]
 
 
+class Flux(TextToImage):
+    """Flux: a transformer trained by flow matching on latents packed two by two into tokens."""
+
+    component = "transformer"
+    lora_targets = StableDiffusion3.lora_targets
+    guidance = 3.5
+    """What the guidance-distilled models are told in training, as diffusers' scripts do."""
+
+    @property
+    def resolution(self) -> int:
+        return int(self.pipeline.default_sample_size * self.pipeline.vae_scale_factor)
+
+    @torch.no_grad()
+    def encode_captions(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        given, device = list(captions), self.pipeline.text_encoder.device
+        states, pooled, _ = self.pipeline.encode_prompt(given, given, device=device)
+        return {"states": states, "pooled": pooled}
+
+    def predict(self, model: Any, noisy: Tensor, times: Tensor, conditions: Conditions) -> Tensor:
+        count, channels, height, width = noisy.shape
+        states = conditions["states"].to(noisy.dtype)
+        told = None
+        if self.denoiser.config.guidance_embeds:
+            told = noisy.new_full((count,), self.guidance, dtype=torch.float32)
+        found = model(
+            hidden_states=_packed(noisy),
+            timestep=times / 1000,
+            guidance=told,
+            pooled_projections=conditions["pooled"].to(noisy.dtype),
+            encoder_hidden_states=states,
+            txt_ids=noisy.new_zeros(states.shape[1], 3),
+            img_ids=_places(height // 2, width // 2).to(noisy),
+            return_dict=False,
+        )[0]
+        tokens = found.view(count, height // 2, width // 2, channels, 2, 2)
+        return tokens.permute(0, 3, 1, 4, 2, 5).reshape(count, channels, height, width)
+
+
+def _packed(latents: Tensor) -> Tensor:
+    """(B, H W / 4, 4 C) tokens of two by two latents each."""
+    count, channels, height, width = latents.shape
+    cells = latents.view(count, channels, height // 2, 2, width // 2, 2)
+    return cells.permute(0, 2, 4, 1, 3, 5).reshape(count, -1, channels * 4)
+
+
+def _places(height: int, width: int) -> Tensor:
+    """(H W, 3) zero, row and column of each token."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).view(-1, 3)
+
+
 class PixArt(TextToImage):
     """PixArt: a DiT that reads masked T5 states; the half of its output that is a learned variance
     is left alone."""
@@ -260,6 +324,7 @@ class PixArt(TextToImage):
 FAMILIES.add("StableDiffusionPipeline", StableDiffusion)
 FAMILIES.add("StableDiffusionXLPipeline", StableDiffusionXL)
 FAMILIES.add("StableDiffusion3Pipeline", StableDiffusion3)
+FAMILIES.add("FluxPipeline", Flux)
 FAMILIES.add("PixArtAlphaPipeline", PixArt, ["PixArtSigmaPipeline"])
 
 

@@ -70,6 +70,7 @@ def preference_weight(pairs: PairedPredictions, beta: float) -> Tensor:
     equation="mean ((e_w - eps) - beta w (e_w - r_w))^2, w = 1 - s(z)",
     source="Zhu, Xiao and Honavar, ICLR 2025 (DSPO); the official SD1.5 loss",
     one_sided=lambda options: bool(options["detach"]),
+    squared_error=True,
 )
 def dspo(
     pairs: PairedPredictions,
@@ -307,6 +308,7 @@ def dmpo(
     equation="L_w",
     source="denoising score matching on the chosen images",
     reference=False,
+    squared_error=True,
 )
 def diffusion_sft(chosen: Predictions) -> Tensor:
     """Supervised fine-tuning: the denoising error of the chosen images.
@@ -342,7 +344,10 @@ def sdpo_weight(pairs: PairedPredictions, *, mu: float) -> Tensor:
 def sdpo(pairs: PairedPredictions, *, mu: float = 0.1) -> PairedPredictions:
     """The SDPO safeguard: the same values, the rejected prediction's gradient times lambda.
 
-    Works under any paired objective: ``diffusion_dpo(sdpo(pairs), beta=2000)``.
+    Works under any paired objective: ``diffusion_dpo(sdpo(pairs), beta=2000)``. Each pair has a
+    lambda of its own, so that a step does not depend on how its batch is split; the official code
+    takes one for each micro-batch, of sums over it. Its mu is .9 for Diffusion-DPO on SD1.5, .6 on
+    SDXL and .2 for DSPO.
 
     Source: Fu et al. 2025, arXiv 2511.03317 (Diffusion-SDPO).
     """

@@ -3,8 +3,9 @@
     batch -> predictions -> objective -> backward
 
 The loss is the mean over the effective batch, whatever the split. Where an objective couples the
-batch (Diffusion-KTO's baseline, AOT's sort) only scalars meet: predictions are made once without
-gradient to know them and once more for the backward, or only once where there is one micro-batch.
+batch (Diffusion-KTO's baseline, AOT's sort) only scalars meet: the policy's predictions are made
+once without gradient to know them and once more for the backward, or only once where there is one
+micro-batch; the reference's are made once and kept for the step.
 """
 
 from __future__ import annotations
@@ -88,9 +89,11 @@ class DiffusionEngine:
             noise that its predictions stand for.
         autocast: the forward passes' precision context; errors and losses are float32 always.
         seed: of dropout, with the step and the micro-batch.
+        snr_gamma: min-SNR weights of the losses; None weighs all timesteps alike.
 
     Raises:
-        UserError: the objective assumes predictions of noise and these are others.
+        UserError: the objective assumes predictions of noise and these are others, or it is no mean
+            squared error and cannot be weighed by timestep.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class DiffusionEngine:
         error_space: ErrorSpace = "native",
         autocast: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
         seed: int = 0,
+        snr_gamma: float | None = None,
     ) -> None:
         if error_space not in ("native", "epsilon"):
             raise UserError(f"error_space must be native or epsilon, got {error_space!r}")
@@ -115,6 +119,14 @@ class DiffusionEngine:
         self.reference = reference
         self.autocast = autocast
         self.seed = seed
+        self.weights: Tensor | None = None
+        if snr_gamma is not None:
+            if not objective.spec.squared_error:
+                raise UserError(
+                    f"snr_gamma has no meaning for objective {objective.spec.name!r}, which is no "
+                    "mean squared error; leave it out"
+                )
+            self.weights = model.schedule.min_snr(snr_gamma, self.space)
 
     def step(
         self,
@@ -139,13 +151,20 @@ class DiffusionEngine:
         Raises:
             NonFiniteError: a loss is not finite.
         """
-        first, met = self._meet(micro_batches, step, through)
+        first, kept, met = self._meet(micro_batches, step, through)
         losses, metrics = [], []
         for number, batch in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
             with contextlib.nullcontext() if last else no_sync():
-                predictions = first or self.predictions(batch, through, (step, number))
+                reference = kept[number] if kept else None
+                predictions = first or self.predictions(
+                    batch, through, (step, number), reference=reference
+                )
                 each = self.objective.losses(predictions, **met[number])
+                if self.weights is not None:
+                    pairs = self.objective.spec.layout == "paired"
+                    index = batch.index[0::2] if pairs else batch.index
+                    each = each * self.weights.to(each.device)[index]
                 loss = each.sum() / total
                 _check(loss, batch)
                 backward(loss * world_size())
@@ -156,16 +175,21 @@ class DiffusionEngine:
 
     def _meet(
         self, micro_batches: Sequence[NoisyBatch], step: int, through: nn.Module | None
-    ) -> tuple[AnyPredictions | None, Sequence[Mapping[str, Tensor]]]:
+    ) -> tuple[AnyPredictions | None, list[Tensor], Sequence[Mapping[str, Tensor]]]:
         """What the effective batch's parts must know of each other; with a single micro-batch also
-        its predictions, whose graph then waits for it."""
+        its predictions, whose graph then waits for it, with several the reference's predictions."""
         if self.objective.spec.coupling is None:
-            return None, [{}] * len(micro_batches)
+            return None, [], [{}] * len(micro_batches)
         single = len(micro_batches) == 1
-        parts, rows = None, []
+        parts, rows, kept = None, [], []
         for number, batch in enumerate(micro_batches):
+            reference = self._reference(batch)
             with torch.set_grad_enabled(single):
-                parts = self.predictions(batch, through if single else None, (step, number))
+                parts = self.predictions(
+                    batch, through if single else None, (step, number), reference=reference
+                )
+            if reference is not None and not single:
+                kept.append(reference)
             row = self.objective.rows(parts)
             assert row is not None
             rows.append(row)
@@ -174,18 +198,28 @@ class DiffusionEngine:
         for row in rows:
             met.append(self.objective.met(whole, slice(start, start + len(row))))
             start += len(row)
-        return parts if single else None, met
+        return parts if single else None, kept, met
 
     def predictions(
-        self, batch: NoisyBatch, through: nn.Module | None = None, dropout: tuple[int, int] = (0, 0)
+        self,
+        batch: NoisyBatch,
+        through: nn.Module | None = None,
+        dropout: tuple[int, int] = (0, 0),
+        *,
+        reference: Tensor | None = None,
     ) -> AnyPredictions:
-        """What the objective sees of a micro-batch, in float32."""
+        """What the objective sees of a micro-batch, in float32.
+
+        Args:
+            batch: the noised images.
+            through: the wrapper to call, where it is not the denoiser itself.
+            dropout: what seeds it: the step and the micro-batch.
+            reference: the reference's predictions, where they were made before.
+        """
         with self.autocast(), _seeded(batch.noisy.device, self.seed, *dropout):
             policy = self._policy(self.model.denoiser if through is None else through, batch)
-        reference = None
-        if self.reference is not None:
-            with self.reference.model() as model, self.autocast():
-                reference = self._predict(model, batch)
+        if reference is None:
+            reference = self._reference(batch)
         target = batch.target
         if self.space != self.model.schedule.space:
             convert = self.model.schedule.to_epsilon
@@ -200,6 +234,13 @@ class DiffusionEngine:
         if layout == "unpaired":
             return LabeledPredictions(whole, batch.desirable)
         return PairedPredictions(whole.map(lambda x: x[0::2]), whole.map(lambda x: x[1::2]))
+
+    def _reference(self, batch: NoisyBatch) -> Tensor | None:
+        """The reference's predictions, of what the model predicts."""
+        if self.reference is None:
+            return None
+        with self.reference.model() as model, self.autocast():
+            return self._predict(model, batch)
 
     def _policy(self, model: Any, batch: NoisyBatch) -> Tensor:
         """The policy's predictions; in one batch, unless the rejected images need no gradient."""

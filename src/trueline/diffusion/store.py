@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
+import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,11 +21,44 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from trueline.files import whole
+
 log = logging.getLogger(__name__)
 
 SHARD_BYTES = 256 * 2**20
 
 Values = Mapping[str, Tensor]
+
+
+class Budget:
+    """How many bytes several stores may keep together.
+
+    Args:
+        limit: None for any number.
+
+    Example:
+        >>> budget = Budget(100)
+        >>> budget.take(80), budget.take(30), budget.take(20)
+        (True, False, True)
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self.used = 0
+        self.refused = 0
+
+    def take(self, size: int) -> bool:
+        """Whether there is room for so many more bytes; they are then taken."""
+        if self.limit is not None and self.used + size > self.limit:
+            if not self.refused:
+                log.warning(
+                    "cache: the limit of %.3g GB is reached; what comes now is encoded each time "
+                    "it is drawn", self.limit / 1e9,
+                )  # fmt: skip
+            self.refused += 1
+            return False
+        self.used += size
+        return True
 
 
 class TensorStore:
@@ -34,6 +67,7 @@ class TensorStore:
     Args:
         folder: where shards lie; None keeps everything in memory.
         shard_bytes: about how large a shard becomes.
+        budget: what is added beyond it is not kept.
 
     Example:
         >>> store = TensorStore(None)
@@ -42,9 +76,17 @@ class TensorStore:
         ([1.0, 1.0], 1)
     """
 
-    def __init__(self, folder: Path | None, *, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        shard_bytes: int = SHARD_BYTES,
+        budget: Budget | None = None,
+    ) -> None:
         self.folder = folder
         self.shard_bytes = shard_bytes
+        self.budget = budget or Budget()
+        self.bytes = 0
         self._memory: dict[bytes, Values] = {}
         self._places: dict[bytes, tuple[Any, int]] = {}
         self._read: set[Path] = set()
@@ -67,9 +109,14 @@ class TensorStore:
         """Keep one entry; with a folder, a shard is written whenever enough have come together."""
         if key in self:
             return
-        kept = {name: value.detach().cpu().contiguous() for name, value in values.items()}
+        # a clone: a row of a batch would keep the whole batch in memory
+        kept = {name: value.detach().cpu().clone() for name, value in values.items()}
+        size = sum(value.nbytes for value in kept.values())
+        if not self.budget.take(size):
+            return
         self._memory[key] = kept
-        self._size += sum(value.nbytes for value in kept.values())
+        self._size += size
+        self.bytes += size
         if self.folder is not None and self._size >= self.shard_bytes:
             self.flush()
 
@@ -77,19 +124,17 @@ class TensorStore:
         """Write what is not on disk yet as one shard, and let go of its memory."""
         if self.folder is None or not self._memory:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         keys = list(self._memory)
         flat = b"".join(keys)
         tensors = {"keys": torch.frombuffer(bytearray(flat), dtype=torch.uint8).view(-1, 16)}
         for name in self._memory[keys[0]]:
             tensors[name] = torch.stack([self._memory[key][name] for key in keys])
         file = f"{uuid.uuid4().hex}.safetensors"
-        part = self.folder / f".{file}.part"
-        save_file(tensors, part, metadata={"keys": _checksum(flat)})
-        os.replace(part, self.folder / file)
+        with whole(self.folder / file) as part:
+            save_file(tensors, part, metadata={"keys": _checksum(flat)})
+        self._open(self.folder / file, mine=True)
         self._memory.clear()
         self._size = 0
-        self.refresh()
 
     def refresh(self) -> None:
         """Take in shards that this or another process has written since."""
@@ -98,19 +143,34 @@ class TensorStore:
         for path in sorted(set(self.folder.glob("*.safetensors")) - self._read):
             self._open(path)
 
-    def _open(self, path: Path) -> None:
+    def _open(self, path: Path, *, mine: bool = False) -> None:
         self._read.add(path)
         try:
             shard = safe_open(path, framework="pt")
             keys = shard.get_tensor("keys").numpy()
             if (shard.metadata() or {}).get("keys") != _checksum(keys.tobytes()):
                 raise ValueError("checksum does not match")
+        except PermissionError as error:
+            log.warning(
+                "cache: %s may not be read (%s); its entries are computed again", path, error
+            )
+            return
         except (OSError, ValueError, SafetensorError) as error:
             log.warning("cache: %s is damaged (%s); its entries are computed again", path, error)
             with contextlib.suppress(OSError):
                 path.rename(path.with_suffix(".damaged"))
             return
         self._places.update((bytes(key), (shard, row)) for row, key in enumerate(keys))
+        if not mine:  # otherwise they were counted when they came
+            size = path.stat().st_size
+            self.bytes += size
+            self.budget.used += size
+
+
+def free_bytes(folder: Path) -> int:
+    """Room on the disk that a folder, which need not exist yet, lies on."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
 
 
 def _checksum(data: bytes) -> str:

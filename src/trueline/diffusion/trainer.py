@@ -7,8 +7,8 @@ for step in steps:
 
 from __future__ import annotations
 
+import contextlib
 import gc
-import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,18 +19,40 @@ from typing import Any
 import torch
 from torch import nn
 
-from trueline.diffusion.adapters import add_adapter
 from trueline.diffusion.batches import Batches, fit_layout
-from trueline.diffusion.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
+from trueline.diffusion.checkpoints import load_checkpoint, save_checkpoint
 from trueline.diffusion.config import DiffusionConfig
 from trueline.diffusion.data import ImageExample
-from trueline.diffusion.encode import Encodings, Framing, cache_folder
+from trueline.diffusion.encode import Encodings
 from trueline.diffusion.families import TextToImage
+from trueline.diffusion.frames import View
 from trueline.diffusion.images import grid
+from trueline.diffusion.keeping import Estimate, fingerprint_of
+from trueline.diffusion.same_run import identity
 from trueline.diffusion.schedule import check_sampling
-from trueline.diffusion.step import DiffusionEngine, Reference
+from trueline.diffusion.setup import (
+    make_accelerator,
+    make_encodings,
+    make_learning_rates,
+    make_optimizer,
+    prepare_denoiser,
+)
+from trueline.diffusion.step import DiffusionEngine
+from trueline.diffusion.tracking import Trackers, push
 from trueline.errors import UserError
-from trueline.terminal import progress
+from trueline.files import Lock, append
+from trueline.identity import Identity
+from trueline.terminal import progress, say
+from trueline.training.checkpoints import (
+    IDENTITY_FILE,
+    Interrupted,
+    Signals,
+    checkpoints,
+    claim,
+    cut_back,
+    last_checkpoint,
+)
+from trueline.training.coupling import on_first_rank
 from trueline.training.metrics import MetricAccumulator
 from trueline.training.step import NonFiniteError
 
@@ -53,11 +75,11 @@ class DiffusionTrainer:
         config: how to train.
         examples: what :func:`trueline.diffusion.load_image_examples` gives.
         accelerator: accelerate's; one is made from the configuration where None.
-        on_step: called after each step with its number and its metrics' row, where one was logged.
+        on_step: called after each step with its number.
 
     Raises:
-        UserError: data that the objective cannot take, an option without effect, an image that
-            cannot be read.
+        UserError: data that the objective cannot take, an option without effect, too little room
+            for the cache.
 
     Example:
         >>> model = load_text_to_image("stable-diffusion-v1-5/stable-diffusion-v1-5")
@@ -80,15 +102,19 @@ class DiffusionTrainer:
         self.objective.require_space("epsilon" if config.error_space == "epsilon" else
                                      model.schedule.space)  # fmt: skip
         check_sampling(model.schedule, config.timestep_sampling)
-        self.accelerator = accelerator or _accelerator(config)
+        self.accelerator = accelerator or make_accelerator(config)
         used, self.left_out = fit_layout(examples, self.objective.spec.layout)
         self.encodings = self._encodings(used)
-        self.reference = self._prepare_denoiser()
+        base = fingerprint_of({"denoiser": model.denoiser})
+        self.reference = prepare_denoiser(
+            config, model, self.accelerator.device, reference=self.objective.spec.reference
+        )
         self.trained = [p for p in model.denoiser.parameters() if p.requires_grad]
-        self.optimizer = _optimizer(config, self.trained)
-        self.schedule = _learning_rates(config, self.optimizer)
+        self.optimizer = make_optimizer(config, self.trained)
+        self.schedule = make_learning_rates(config, self.optimizer)
         self.ema = self._average()
-        self.wrapped, self.optimizer = self.accelerator.prepare(model.denoiser, self.optimizer)
+        compiled = torch.compile(model.denoiser) if config.torch_compile else model.denoiser
+        self.wrapped, self.optimizer = self.accelerator.prepare(compiled, self.optimizer)
         processes = self.accelerator.num_processes
         accumulated = config.per_device_train_batch_size * config.gradient_accumulation_steps
         self.batches = Batches(
@@ -108,61 +134,47 @@ class DiffusionTrainer:
             error_space=config.error_space,
             autocast=self.accelerator.autocast,
             seed=hash((config.seed, self.accelerator.process_index)),
+            snr_gamma=config.snr_gamma,
         )
+        self.identity = identity(
+            config, model, used,
+            objective={"name": self.objective.spec.name, **self.objective.options},
+            base=base, batch=self.batches.size, processes=processes,
+            device=self.accelerator.device.type,
+        )  # fmt: skip
+        self.estimate = self._estimate()
         self.accumulator = MetricAccumulator()
+        self.trackers = Trackers(self.accelerator, config)
         self.done = 0
-        self._warned = False
+        self._begun = self._warned = False
+        self._signals = Signals()
+        self._held = contextlib.ExitStack()
 
     # --- preparation --------------------------------------------------------------------------
 
     def _encodings(self, examples: Sequence[ImageExample]) -> Encodings:
-        config, device = self.config, self.accelerator.device
-        framing = Framing(
-            config.resolution or self.model.resolution,
-            config.random_flip,
-            config.random_crop,
-            config.seed,
-        )
-        self.model.place(device)
-        encodings = Encodings(
-            self.model,
-            examples,
-            framing,
-            folder=cache_folder(config.cache_dir),
-            cached=config.cache_latents,
-            batch_size=config.encode_batch_size,
-        )
-        what = "encoding images and captions" if config.cache_latents else "checking images"
-        with progress(what, len(examples), quiet=self._quiet) as advance:
-            encodings.prepare(skip_bad=config.skip_bad, advance=advance)
-        if config.cache_latents:
-            self.model.place(torch.device("cpu"))  # their work is done
+        config = self.config
+        self.model.place(self.accelerator.device)
+        encodings = make_encodings(config, self.model, examples, self.objective.spec.layout)
+        if config.encode_first:
+            with progress("encoding", len(examples), quiet=self._quiet) as advance:
+                encodings.prepare(advance=advance)
+            if not encodings.images.budget.refused:
+                self.model.place(torch.device("cpu"))  # their work is done
         return encodings
 
-    def _prepare_denoiser(self) -> Reference | None:
-        """Freeze or adapt the denoiser, and take the reference from it as it now is."""
-        config, denoiser = self.config, self.model.denoiser
-        denoiser.to(self.accelerator.device)
-        reference: Reference | None = None
-        if config.use_peft:
-            add_adapter(
-                denoiser,
-                rank=config.lora_r,
-                alpha=config.lora_alpha,
-                dropout=config.lora_dropout,
-                targets=config.lora_target_modules or self.model.lora_targets,
-                seed=config.seed,
-            )
-        else:
-            if denoiser.dtype != torch.float32:
-                denoiser.to(torch.float32)
-            denoiser.requires_grad_(True)
-        if self.objective.spec.reference:
-            reference = Reference(denoiser, adapter=config.use_peft)
-        if config.gradient_checkpointing:
-            denoiser.enable_gradient_checkpointing()
-        denoiser.train()
-        return reference
+    def _estimate(self) -> Estimate | None:
+        """What will be drawn comes to; the first example of this process is encoded for it."""
+        if not self.config.cache_latents:
+            return None
+        place, index = self.batches.mine(0)[0]
+        found = self.encodings.estimate(
+            View(index, 0, self.batches.draw(0, place).flip),
+            self.config.max_steps * self.batches.size,
+            captions_dropped=self.config.caption_dropout > 0,
+        )
+        say(str(found), quiet=self._quiet)
+        return found
 
     def _average(self) -> Any | None:
         if self.config.ema_decay is None:
@@ -173,30 +185,67 @@ class DiffusionTrainer:
 
     # --- training -----------------------------------------------------------------------------
 
+    def begin(self, *, resume: bool = False) -> None:
+        """Have the run directory, for a new run or to go on with the one that lies there; nothing
+        in it is changed before that is settled. ``train`` does it where it was not done.
+
+        Raises:
+            UserError: another process trains there; there is a run, and none is to be resumed, or
+                none to resume, or one that was begun with other settings.
+        """
+        main, folder = self.accelerator.is_main_process, Path(self.config.output_dir)
+        if main:
+            self._held.enter_context(Lock(folder))
+        checkpoint = on_first_rank(lambda: last_checkpoint(folder) if resume else None)
+        if checkpoint is not None:
+            self._resume(checkpoint)
+            if main:
+                cut_back(self._metrics_file, checkpoint)
+        elif main:
+            aside = claim(folder, overwrite=self.config.overwrite, also=("metrics.jsonl",))
+            if aside is not None:
+                say(f"set aside: {aside}", quiet=self._quiet)
+        self._begun = True
+
     def train(self, *, resume: bool = False) -> dict[str, float]:
         """Run the remaining steps; returns the last logged metrics.
 
         Raises:
             NonFiniteError: a loss or a gradient is NaN or infinite.
-            UserError: nothing to resume from.
+            UserError: what :meth:`begin` raises; an image cannot be read.
+            Interrupted: a signal came; the last whole step is in a checkpoint.
         """
-        if resume:
-            self._resume(newest_checkpoint(self.config.output_dir))
-        elif self.accelerator.is_main_process:
-            (Path(self.config.output_dir) / "metrics.jsonl").unlink(missing_ok=True)
         logged: dict[str, float] = {}
-        title = self.objective.spec.name
+        with self._held:
+            if not self._begun:
+                self.begin(resume=resume)
+            self._begun = False
+            self.batches.expect(self.done, self.config.max_steps)
+            try:
+                with self._signals:
+                    logged = self._loop(fresh=not resume)
+            finally:
+                self.encodings.flush()
+        return logged
+
+    def _loop(self, *, fresh: bool) -> dict[str, float]:
+        logged: dict[str, float] = {}
+        title, every = self.objective.spec.name, self.config.save_steps
         with progress(title, self.config.max_steps, quiet=self._quiet) as advance:
             advance(self.done)
-            self._sample_if_due(at_start=not resume)
+            self._sample_if_due(at_start=fresh)
             while self.done < self.config.max_steps:
                 logged = self._step() or logged
                 advance(1)
                 if self.on_step is not None:
                     self.on_step(self.done)
                 self._sample_if_due()
-                if self.config.save_steps and self.done % self.config.save_steps == 0:
+                caught = self._signals.agreed(self.accelerator.device)
+                if caught or (every and self.done % every == 0):
                     self.save_checkpoint()
+                if caught and self.done < self.config.max_steps:
+                    folder = Path(self.config.output_dir)
+                    raise Interrupted(caught, self.done, checkpoints(folder)[-1])
         return logged
 
     def _step(self) -> dict[str, float] | None:
@@ -247,11 +296,13 @@ class DiffusionTrainer:
                 self._warned = True
                 log.warning(RISING, self.done, 100 * rise)
         if self.accelerator.is_main_process:
-            folder = Path(self.config.output_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": self.done, **row}) + "\n")
+            append(self._metrics_file, {"step": self.done, **row})
+        self.trackers.metrics(row, self.done)
         return row
+
+    @property
+    def _metrics_file(self) -> Path:
+        return Path(self.config.output_dir) / "metrics.jsonl"
 
     @property
     def _quiet(self) -> bool:
@@ -266,10 +317,13 @@ class DiffusionTrainer:
         if at_start or (self.done and self.done % every == 0):
             folder = Path(self.config.output_dir) / "samples"
             folder.mkdir(parents=True, exist_ok=True)
-            self.sample().save(folder / f"step-{self.done:06d}.png")
+            pictures = self.sample()
+            columns = math.ceil(math.sqrt(len(pictures)))
+            grid(pictures, columns).save(folder / f"step-{self.done:06d}.png")
+            self.trackers.pictures(pictures, self.config.sample_prompts, self.done)
 
-    def sample(self) -> Any:
-        """A grid of pictures of ``sample_prompts``, each from the same noise every time."""
+    def sample(self) -> list[Any]:
+        """Pictures of ``sample_prompts``, each from the same noise every time."""
         config = self.config
         prompts = config.sample_prompts
         seeds = [config.sample_seed + i for i in range(len(prompts))]
@@ -277,7 +331,7 @@ class DiffusionTrainer:
             made = self.model.generate(
                 prompts, seeds, steps=config.num_inference_steps, guidance=config.guidance_scale
             )
-        return grid([one.image for one in made], columns=math.ceil(math.sqrt(len(made))))
+        return [one.image for one in made]
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -300,11 +354,24 @@ class DiffusionTrainer:
             return
         with self.averaged():
             self.model.save(self.config.output_dir, adapter=self.config.use_peft)
+            if self.config.save_kohya:
+                self.model.save_kohya(self.config.output_dir)
+
+    def push(self) -> str | None:
+        """Upload what was saved; its address, on the main process.
+
+        Raises:
+            UserError: the hub refuses, or is out of reach.
+        """
+        if not self.accelerator.is_main_process:
+            return None
+        return push(self.config, type(self.model.pipeline).__name__)
 
     def close(self) -> None:
         """Leave the process group in order: the data-parallel wrapper must go before the group
         does, or a process that outlives the others waits for them for ever."""
         self.wrapped = self.model.denoiser
+        self.encodings.frames.close()
         self.accelerator.free_memory()
         gc.collect()
         self.accelerator.wait_for_everyone()
@@ -312,28 +379,25 @@ class DiffusionTrainer:
 
     def save_checkpoint(self) -> None:
         """All that resuming needs, into ``output_dir/checkpoint-STEP``."""
+        self.encodings.flush()
         if self.accelerator.is_main_process:
             state = {
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
                 "ema": None if self.ema is None else self.ema.state_dict(),
                 "scaler": None if self._scaler is None else self._scaler.state_dict(),
-                "fingerprint": self._fingerprint,
             }
             save_checkpoint(
-                self.config.output_dir, self.done, self._weights(), state,
+                self._metrics_file, self.done, self._weights(), state, self.identity,
                 limit=self.config.save_total_limit,
             )  # fmt: skip
         self.accelerator.wait_for_everyone()
 
     def _resume(self, folder: Path) -> None:
+        kept = Identity.read(folder / IDENTITY_FILE)
+        for line in self.identity.take_over(kept, folder.parent):
+            say(f"resumed with another {line}", quiet=self._quiet)
         weights, state = load_checkpoint(folder)
-        then, now = state["fingerprint"], self._fingerprint
-        if then != now:
-            changes = [
-                f"{k} was {then.get(k)} and is {now[k]}" for k in now if then.get(k) != now[k]
-            ]
-            raise UserError(f"{folder} belongs to another run: {', '.join(changes)}")
         own = self._weights()
         if weights.keys() != own.keys():
             raise UserError(f"{folder} holds other weights than this model's; check the model")
@@ -356,56 +420,3 @@ class DiffusionTrainer:
     @property
     def _scaler(self) -> Any | None:
         return getattr(self.accelerator, "scaler", None)
-
-    @property
-    def _fingerprint(self) -> dict[str, Any]:
-        """What a run must share with its checkpoint to go on as the same run."""
-        c = self.config
-        return {
-            "loss_type": c.loss_type, "options": dict(self.objective.options), "seed": c.seed,
-            "effective batch": self.batches.size, "examples": len(self.encodings.examples),
-            "ema": c.ema_decay is not None, "optimizer": c.optimizer, "max_steps": c.max_steps,
-        }  # fmt: skip
-
-
-def _accelerator(config: DiffusionConfig) -> Any:
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    kind = str(accelerator.distributed_type.value)
-    if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-        raise UserError(
-            f"diffusion align runs on one process or as data parallel, not with {kind}; use_peft: "
-            "true and gradient_checkpointing: true fit large models on one device"
-        )
-    return accelerator
-
-
-def _optimizer(config: DiffusionConfig, parameters: Sequence[nn.Parameter]) -> Any:
-    if config.optimizer == "adafactor":
-        return torch.optim.Adafactor(
-            parameters, lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-    return torch.optim.AdamW(
-        parameters,
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_epsilon,
-        weight_decay=config.weight_decay,
-    )
-
-
-def _learning_rates(config: DiffusionConfig, optimizer: Any) -> Any:
-    from diffusers.optimization import get_scheduler
-
-    try:
-        return get_scheduler(
-            config.lr_scheduler_type,
-            optimizer,
-            num_warmup_steps=config.warmup_steps,
-            num_training_steps=config.max_steps,
-        )
-    except ValueError as error:
-        raise UserError(f"lr_scheduler_type: {error}") from None

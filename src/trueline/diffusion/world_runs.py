@@ -143,6 +143,7 @@ def align_in_world(
         cache_dir="none",
         seed=seed,
         save_steps=0,
+        overwrite=True,
         disable_tqdm=True,
     )
     examples = recipe.data(pairs(scale["pairs"], seed=seed))

@@ -298,13 +298,17 @@ class Signals(TrainerCallback):
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save and stop after this step, where any rank was signaled."""
+    def agreed(self, device: torch.device) -> int | None:
+        """The signal that came, to this rank or another; None where none did."""
         caught = self.caught or 0
         if world_size() > 1:
-            agreed = torch.tensor(caught, device=args.device)
-            dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
-            caught = int(agreed)
-        if caught:
-            self.caught = caught
+            everyone = torch.tensor(caught, device=device)
+            dist.all_reduce(everyone, op=dist.ReduceOp.MAX)
+            caught = int(everyone)
+        self.caught = caught or None
+        return self.caught
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save and stop after this step, where any rank was signaled."""
+        if self.agreed(args.device) is not None:
             control.should_save = control.should_training_stop = True
