@@ -132,9 +132,11 @@ class PairIndex:
         """The pairs as objectives take them, in float64."""
 
         def one(side: Counts) -> CompletionLogProbs:
-            values = [self.take(policy.log_probs, side), self.take(policy.lengths, side)]
-            if reference is not None:
-                values.append(self.take(reference.log_probs, side))
-            return CompletionLogProbs(*map(torch.from_numpy, values))
+            before = None if reference is None else self.take(reference.log_probs, side)
+            return CompletionLogProbs(
+                torch.from_numpy(self.take(policy.log_probs, side)),
+                torch.from_numpy(self.take(policy.lengths, side)),
+                None if before is None else torch.from_numpy(before),
+            )
 
         return PairedLogProbs(one(self.chosen), one(self.rejected))
