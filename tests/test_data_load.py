@@ -357,3 +357,11 @@ def test_preference_files_of_other_trainers_are_read():
     assert example.completions[0].content == (Message("assistant", '{"color": "blue"}'),)
     with pytest.raises(DataError, match="instruction must be text"):
         list(load_examples([{**whole, "instruction": ["a"]}]))
+
+
+def test_r7_a_report_of_unread_columns_is_plain_data():
+    """asdict of a Counter counts pairs: a table of such reports could not be written."""
+    rows = [{"prompt": "Sky?", "chosen": "Blue.", "rejected": "Green.", "source": "x"}] * 3
+    examples = load_examples(rows)
+    assert len(list(examples)) == 3
+    assert json.loads(json.dumps(examples.report.to_dict()))["unread"] == {"source": 3}

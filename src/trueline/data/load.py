@@ -50,7 +50,7 @@ class LoadReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready data."""
-        return asdict(self)
+        return {**asdict(self), "unread": dict(self.unread)}  # asdict makes pairs of a Counter
 
 
 class Examples:
