@@ -147,25 +147,22 @@ def load_wrapped(trainer: Any, folder: str) -> None:
     trainer._load_scaler(folder)
 
 
-@contextmanager
-def saved_whole(trainer: Any, folder: Path) -> Iterator[None]:
-    """Around saving the final model: whole, also where checkpoints are sharded.
+def whole_state(model: nn.Module) -> dict[str, Any]:
+    """The weights that FSDP has spread, put together on the first process's CPU; elsewhere none."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return get_model_state_dict(model, options=options)
+
+
+def check_saved(folder: Path) -> None:
+    """Refuse to call a model saved that is not there.
 
     Raises:
-        UserError: there are no weights afterwards.
+        UserError: DeepSpeed was told to keep it in pieces; how to put them together.
     """
-    plugin = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
-    kept = None if plugin is None else str(plugin.state_dict_type).rpartition(".")[2]
-    if plugin is not None:
-        plugin.set_state_dict_type("FULL_STATE_DICT")
-    try:
-        yield
-    finally:
-        if plugin is not None:
-            plugin.set_state_dict_type(kept)
-    if trainer.args.should_save and not any(folder.glob("*.safetensors")):
-        merge = f"python {folder}/zero_to_fp32.py {folder} {folder}"
+    if not any(folder.glob("*.safetensors")):
         raise UserError(
-            f"{folder} holds the model in pieces; `{merge}` puts them together, and "
-            "zero3_save_16bit_model: true saves it whole"
+            f"{folder} holds the model in pieces; `python {folder}/zero_to_fp32.py {folder} "
+            f"{folder}` puts them together, and zero3_save_16bit_model: true saves it whole"
         )

@@ -52,12 +52,13 @@ from trueline.training.coupling import everyones, on_first_rank
 from trueline.training.distributed import (
     back,
     check_processes,
+    check_saved,
     check_wrapped,
     kept_copy,
     load_wrapped,
-    saved_whole,
     shard_frozen,
     unsynced,
+    whole_state,
 )
 from trueline.training.memory import MemoryEstimate, estimate
 from trueline.training.metrics import MetricAccumulator, step_metrics
@@ -630,11 +631,19 @@ class AlignmentTrainer(Trainer):
         Raises:
             UserError: DeepSpeed was told to keep it in pieces.
         """
-        if not self.sharded or _internal_call:
+        folder = Path(output_dir or self.args.output_dir)
+        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        if plugin is None:
             super().save_model(output_dir, _internal_call)
-            return
-        with saved_whole(self, Path(output_dir or self.args.output_dir)):
-            super().save_model(output_dir, _internal_call)
+        elif not _internal_call or "FULL" in str(plugin.state_dict_type):
+            state = whole_state(self.model)
+            if self.args.should_save:
+                self._save(str(folder), state_dict=state)
+            self.accelerator.wait_for_everyone()
+            if self.args.push_to_hub and not _internal_call:
+                self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+        if self.is_deepspeed_enabled and not _internal_call:
+            on_first_rank(lambda: check_saved(folder))
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Also learned masks and the objective's moving average: written before trainer_state.json,
