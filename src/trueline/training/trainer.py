@@ -406,6 +406,11 @@ class AlignmentTrainer(Trainer):
             return self._train(resume_from_checkpoint or None, **kwargs)
 
     def _train(self, resume: str | bool | None, **kwargs: Any) -> Any:
+        if resume and self.sharded:
+            raise UserError(
+                "resuming with FSDP or DeepSpeed is not held to the uninterrupted run yet; go on with "
+                "plain data parallelism from a checkpoint of it, or begin anew"
+            )
         resumed = on_first_rank(lambda: self._begin_at(resume))
         self._identify(resumed)
         self.memory = self._estimate_memory()
