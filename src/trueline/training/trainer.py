@@ -408,8 +408,8 @@ class AlignmentTrainer(Trainer):
     def _train(self, resume: str | bool | None, **kwargs: Any) -> Any:
         if resume and self.sharded:
             raise UserError(
-                "resuming with FSDP or DeepSpeed is not held to the uninterrupted run yet; go on with "
-                "plain data parallelism from a checkpoint of it, or begin anew"
+                "resuming with FSDP or DeepSpeed is not held to the uninterrupted run yet; begin "
+                "anew, or train with plain data parallelism, which resumes"
             )
         resumed = on_first_rank(lambda: self._begin_at(resume))
         self._identify(resumed)
