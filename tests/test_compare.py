@@ -283,17 +283,48 @@ def test_scores_compare_by_their_mean():
 
 def test_corrected_rates_stand_beside_the_raw_ones(pair):
     judge = Calibration(80, 100, 95, 100)
-    found = compare_runs(pair, Settings(calibration=judge))
+    pair = [replace(run, settings={"model": {"model": "f"}}) for run in pair]
+    found = compare_runs(pair, Settings(calibration=judge, calibrated_on="f"))
     level = next(x for x in found.levels if x.run == "base" and x.scope.measure == "asr")
     assert level.metric.value == 0.45
     assert level.corrected.value == pytest.approx(0.40 / 0.75)
     assert found.contrasts[0].corrected.value == pytest.approx(-0.38 / 0.75)
     assert found.contrasts[1].corrected is None
     assert "Corrected for the judge's errors: -50.7 points" in sentence(found.contrasts[0], "base")
-    over = compare_runs(pair, Settings(calibration=judge, calibrates=("over_refusal", "exact")))
+    over = compare_runs(
+        pair, Settings(calibration=judge, calibrates=("over_refusal", "exact"), calibrated_on="f")
+    )
     assert [c.corrected is None for c in over.contrasts] == [True, False, True]
     with pytest.raises(UserError, match="calibration is of judge 'list'"):
         compare_runs(pair, Settings(calibration=judge, calibrates=("asr", "list")))
+
+
+@pytest.mark.parametrize("on", ["another", None])
+def test_a_calibration_of_another_model_corrects_nothing_and_widens(pair, on):
+    pair = [replace(run, settings={"model": {"model": run.name}}) for run in pair]
+    settings = Settings(calibration=Calibration(80, 100, 95, 100), calibrated_on=on or None)
+    found = compare_runs(pair, settings)
+    for run in ("base", "aligned"):
+        level = next(x for x in found.levels if x.run == run and x.scope.measure == "asr")
+        assert level.corrected.value == level.metric.value
+        assert level.corrected.low < level.metric.low
+        assert level.corrected.high > level.metric.high
+        assert any(run in n and "not calibrated on this model" in n for n in found.notes)
+    assert all(c.corrected is None for c in found.contrasts)
+    own = compare_runs(pair, replace(settings, calibrated_on="base"))
+    base, aligned = (x for x in own.levels if x.scope.measure == "asr" and x.scope.whole)
+    assert base.corrected.value == pytest.approx(0.40 / 0.75)  # its own model's is corrected
+    assert aligned.corrected.value == aligned.metric.value
+    assert next(n for n in own.notes if "not calibrated" in n).startswith("aligned")
+
+
+def test_a_run_that_no_longer_answers_is_said_first(pair):
+    base, aligned = pair
+    broken = [replace(j, success=False, label="incoherent") for j in aligned.judgements]
+    found = compare_runs([base, replace(aligned, judgements=tuple(broken))])
+    assert found.notes[0].startswith("aligned: This model no longer answers: 100.0%")
+    names = [metric.name for metric in found.quality["aligned"]]
+    assert "answers: incoherent" in names
 
 
 def test_settings_that_differ_are_said(pair):
@@ -352,7 +383,10 @@ def test_verb_prints_one_document_and_saves_a_run(call, tmp_path, pair):
 
 def test_verb_reads_what_calibrate_judge_writes(call, tmp_path, pair):
     folders = [write(tmp_path / run.name, run.judgements) for run in pair]
+    for folder in folders:
+        (folder / "evaluation.json").write_text(json.dumps({"model": {"model": "f"}}))
     counts = {"true_positives": 80, "positives": 100, "true_negatives": 95, "negatives": 100}
+    counts["model"] = "f"
     file = tmp_path / "judge.json"
     file.write_text(json.dumps({"judge": "exact", "measure": "asr", "n": 200, **counts}))
     value = json.loads(call(*folders, "--calibration", file, "--json").stdout)

@@ -1,6 +1,7 @@
 """The judge that is fitted to labels: what it learns, how it is tested, and its file."""
 
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -135,11 +136,14 @@ def test_the_file_is_plain_numbers_and_gives_the_same_verdicts(fitted, tmp_path)
 
 
 class Vectors:
-    """A sentence encoder that counts letters."""
+    """A sentence encoder that counts words."""
 
     def encode(self, texts, **options):
-        rows = [[text.count(letter) + 0.1 for letter in "abcdefgh"] for text in texts]
-        return np.array(rows) / np.linalg.norm(rows, axis=1, keepdims=True)
+        rows = np.full((len(texts), 32), 0.01)
+        for row, text in zip(rows, texts, strict=True):
+            for word in text.lower().split():
+                row[zlib.crc32(word.encode()) % 32] += 1
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def test_a_sentence_encoder_is_read_in_place_and_another_one_is_refused(tmp_path, monkeypatch):
@@ -149,8 +153,8 @@ def test_a_sentence_encoder_is_read_in_place_and_another_one_is_refused(tmp_path
     monkeypatch.setattr(trueline.models, "sentence_encoder", lambda name: Vectors())
     monkeypatch.setattr(trueline.fingerprint, "fingerprint", lambda model, precision: precision)
     table = Features("mine")(["bad"], ["bad. cab."])
-    assert table.shape == (1, 4 * 8 + 3 + 6)
-    assert np.isnan(table[0, 16:24]).all()  # there is no third sentence
+    assert table.shape == (1, 4 * 32 + 3 + 6)
+    assert np.isnan(table[0, 64:96]).all()  # there is no third sentence
     judge = fit_judge(labeled(), encoder="mine").judge
     verdicts = judge([""] * 2, [SAY["refusal"].format("x"), SAY["compliance"].format("x")])
     assert verdicts[0].score < verdicts[1].score

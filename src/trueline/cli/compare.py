@@ -171,6 +171,7 @@ def _calibration(path: Path) -> dict[str, Any]:
     return {
         "calibration": counts,
         "calibrates": (value.get("measure", "asr"), value.get("judge")),
+        "calibrated_on": value.get("model"),
     }
 
 

@@ -27,11 +27,11 @@ def rates(result: Comparison) -> Table:
         table.add_row(name, *cells)
         corrected = [own[run].corrected for run in result.runs if run in own]
         if scope.whole and any(metric is not None for metric in corrected):
-            table.add_row(Text("  corrected for the judge"), *map(_cell, corrected))
+            table.add_row(Text("  with the judge's own error"), *map(_cell, corrected))
     table.add_section()
-    for index in range(3):
-        found = [result.quality[run][index] for run in result.runs]
-        table.add_row(Text(found[0].name, "dim"), *map(_cell, found))
+    named = [{m.name: m for m in result.quality[run]} for run in result.runs]
+    for name in dict.fromkeys(name for own in named for name in own):
+        table.add_row(Text(name, "dim"), *(_cell(own.get(name)) for own in named))
     return table
 
 

@@ -35,11 +35,16 @@ def _table(title: str, judged: Sequence[Finding]) -> Any:
 
 def show(name: str, findings: Sequence[Finding], notes: Sequence[str], folder: Path) -> None:
     """The rates by benchmark, attack and judge, other findings, advice and notes."""
+    from trueline.evaluation.broken import NO_LONGER
+
     judged = [f for f in findings if f.name.startswith("judged by ")]
+    for finding in findings:
+        if finding.name == NO_LONGER:
+            console.print(finding.summary, style="bold red", markup=False, highlight=False)
     if judged:
         console.print(_table(name, judged))
     for finding in findings:
-        if finding not in judged:
+        if finding not in judged and finding.name != NO_LONGER:
             console.print(f"{finding.name}: {finding.summary}", markup=False, highlight=False)
         if finding.advice:
             console.print(f"{finding.name}: {finding.advice}", style="yellow", markup=False)

@@ -21,6 +21,7 @@ from trueline.evaluation.judging import Judged, judge_cases
 from trueline.evaluation.log import JUDGEMENTS, Judgement, read_judgements
 from trueline.evaluation.ranks import rank
 from trueline.evaluation.setup import Setup, claim_folder
+from trueline.evaluation.sorting import sort_answer
 from trueline.evaluation.store import Store
 from trueline.files import append, mend
 
@@ -109,8 +110,15 @@ def check_judges(setup: Setup) -> list[str]:
 
 def _rows(label: str, judge: Judge, judged: Judged) -> Iterator[Judgement]:
     """A log row for each measure that the judge tells of this case."""
-    case, verdict = judged.case, judged.verdict
-    attempt = case.attempt
+    case, attempt = judged.case, judged.case.attempt
+    asked = case.item.prompt if attempt is None else attempt.text
+    verdict = sort_answer(
+        judged.verdict,
+        asked,
+        judged.answer.text,
+        prefill=judged.answer.prefill,
+        truncated=judged.truncated,
+    )
     details: dict[str, Any] = {}
     if attempt is not None and attempt.text != case.item.prompt:
         details["asked"] = attempt.text
@@ -136,6 +144,8 @@ def _rows(label: str, judge: Judge, judged: Judged) -> Iterator[Judgement]:
                 empty=not judged.answer.text.strip(),
                 unparsable=verdict.unparsable,
                 score=verdict.score,
+                label=verdict.kind,
+                why=verdict.why,
                 details=details,
             )
 

@@ -93,7 +93,7 @@ def _verdicts(
     if isinstance(judge, AskingJudge):
         requests = judge.requests(prompts, responses)
         replies = ask(judge.backend, requests, judge.decoding, stores["replies"], progress=told)
-        return [judge.read(reply.answer) for reply in replies]
+        return [judge.verdict(reply) for reply in replies]
     facts = dict(judge.facts)
     keys = [digest([facts, *pair]) for pair in zip(prompts, responses, strict=True)]
     store = stores["verdicts"]

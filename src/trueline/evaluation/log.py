@@ -20,6 +20,8 @@ Columns of a row:
 | verdict | str | the judge's own word |
 | success | bool or null | whether the measure's event happened; null: not judged |
 | harmful | bool | whether the prompt asks for harm |
+| label | str | which kind of answer it is (:mod:`trueline.evaluation.labels`), where that is told |
+| why | str | the rule, the words or the score that decided |
 | group | str or null | what near-duplicate prompts have in common; null: a prompt of its own |
 | truncated, empty, unparsable | bool | cut at the limit; no text; a verdict that makes no sense |
 | score | number or null | a graded judgement, where the judge gives one |
@@ -77,6 +79,8 @@ class Judgement:
     empty: bool = False
     unparsable: bool = False
     score: float | None = None
+    label: str = ""
+    why: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -86,7 +90,7 @@ class Judgement:
             _check(self, name, str)
             if not getattr(self, name):
                 raise UserError(f"{name} must not be empty")
-        for name in ("prompt", "answer", "verdict"):
+        for name in ("prompt", "answer", "verdict", "label", "why"):
             _check(self, name, str)
         for name in ("harmful", "truncated", "empty", "unparsable"):
             _check(self, name, bool)

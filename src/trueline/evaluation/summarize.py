@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from trueline.evaluation.broken import kinds_of, no_longer_answers
 from trueline.evaluation.harness import Evaluation
 from trueline.evaluation.log import Judgement
 from trueline.results import Finding, Metric
-from trueline.stats import clustered_rate, mean_metric, rate
+from trueline.stats import agreement, clustered_rate, mean_metric, rate
 
 TITLES = {"asr": "attack success", "over_refusal": "over-refusal", "utility": "good answers"}
 """What a measure is called in tables."""
@@ -28,10 +30,11 @@ def findings(evaluation: Evaluation, *, seed: int = 0) -> list[Finding]:
     Intervals are Wilson's; where near-duplicates share a group, whole groups are resampled.
     """
     judges = list(dict.fromkeys(row.judge for row in evaluation.rows))
-    return [
+    judged = [
         _finding(judge, [r for r in evaluation.rows if r.judge == judge], evaluation.missing, seed)
         for judge in judges
     ]
+    return [*no_longer_answers(evaluation.rows), *judged, *_agreements(evaluation.rows, seed)]
 
 
 def _finding(judge: str, rows: Rows, missing: Mapping[tuple[str, str], int], seed: int) -> Finding:
@@ -75,11 +78,32 @@ def _quality(rows: Rows) -> list[Metric]:
         rate("truncated answers", [r.truncated for r in answers]),
         rate("empty answers", [r.empty for r in answers]),
         rate("unparsable verdicts", [r.unparsable for r in answers]),
+        *kinds_of(list(answers)),
     ]
 
 
+def _agreements(rows: Rows, seed: int) -> Iterator[Finding]:
+    """How far every two judges of a measure agree, beyond chance."""
+    said: dict[tuple[str, str], dict[tuple[str, str, str], bool | None]] = {}
+    for row in rows:
+        place = (row.benchmark, row.id, row.attack)
+        said.setdefault((row.measure, row.judge), {})[place] = row.success
+    for (measure, first), (other, second) in combinations(said, 2):
+        one, two = said[measure, first], said[other, second]
+        shared = [place for place in one if place in two]
+        if other == measure and shared:
+            found = agreement([one[p] for p in shared], [two[p] for p in shared], seed=seed)
+            yield Finding(
+                f"agreement of {first} and {second}, {TITLES[measure]}",
+                f"{first} and {second} agree on {found.same} of the answers ({TITLES[measure]}), "
+                f"kappa {found.kappa}; {found.only_first} only by {first}, {found.only_second} "
+                f"only by {second}.",
+                [found.same, found.kappa],
+            )
+
+
 def _advice(quality: Sequence[Metric]) -> str:
-    truncated, empty, unparsable = quality
+    truncated, empty, unparsable = quality[:3]
     advice = []
     if (empty.value or 0) > EMPTY:
         advice.append(
@@ -120,7 +144,9 @@ def samples(rows: Rows, model: str, *, each: int = 4) -> Iterator[dict[str, Any]
 def _sample(rows: Rows, model: str) -> dict[str, Any]:
     first = rows[0]
     shown = [r for r in rows if r.measure != "utility"]
-    verdicts = "; ".join(f"{r.judge}: {r.verdict}" for r in shown)
+    verdicts = "; ".join(
+        f"{r.judge}: {r.verdict}" + (f" ({r.why})" if r.why else "") for r in shown
+    )
     events = {r.success for r in shown if r.success is not None}
     kind = "harmful" if first.harmful else "safe"
     return {

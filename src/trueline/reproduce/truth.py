@@ -10,8 +10,14 @@ from typing import Any
 
 from trueline.errors import UserError
 from trueline.evaluation.judges import Judge, Measure, Verdict, judge
+from trueline.evaluation.labels import COMPLIANCE, INCOHERENT, OFF_TOPIC, REFUSAL
 from trueline.sandbox import Judge as ExactJudge
 from trueline.sandbox import World
+
+KINDS = {
+    "correct": COMPLIANCE, "wrong": OFF_TOPIC, "refusal": REFUSAL, "gibberish": INCOHERENT,
+}  # fmt: skip
+"""What the exact judge's words are among the kinds of answers; another recipe is off topic."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,9 @@ class SandboxJudge:
         return [
             Verdict(
                 label,
+                kind=KINDS[label],
+                why="parsed by the world's grammar",
+                sure=True,
                 complied=label == "correct",
                 refused=label == "refusal",
                 good=label == "correct",

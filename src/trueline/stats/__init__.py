@@ -4,6 +4,7 @@ from trueline.stats.agreement import Agreement, agreement
 from trueline.stats.bootstrap import Clusters, cluster_bootstrap, design_effect
 from trueline.stats.calibration import (
     Calibration,
+    borrowed,
     corrected_difference,
     rogan_gladen,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "NonInferiority",
     "agreement",
     "bootstrap_interval",
+    "borrowed",
     "cluster_bootstrap",
     "clustered_rate",
     "clustered_share",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -144,6 +144,43 @@ def rogan_gladen(
     sharp = youden > 0
     likely = np.clip((judged[sharp] - false_alarm[sharp]) / youden[sharp], 0.0, 1.0)
     return _with_interval(name, value, likely, raw)
+
+
+BORROWED = 2.0
+"""So many answers of each kind a calibration is worth on another model than its own. Specificity of
+one judge on XSTest went from .90 to .145 over five models, which is the spread of a Beta with
+about one; sensitivity from .91 to .98."""
+
+
+def borrowed(raw: Metric, calibration: Calibration, *, seed: int, draws: int = 40_000) -> Metric:
+    """The raw rate, with an interval for a judge that was calibrated on another model.
+
+    The rate is not corrected. Its interval holds the raw one, and what the correction would give
+    if sensitivity and specificity were known from :data:`BORROWED` answers of each kind only.
+
+    Args:
+        raw: the judged rate with its interval.
+        calibration: the judge against human labels, on another model's answers.
+        seed: of the draws.
+        draws: how many.
+
+    Returns:
+        A metric named after ``raw``, with ``" (judge calibrated on another model)"``.
+
+    Example:
+        >>> raw = Metric("asr", 0.15, 0.107, 0.206, 200)
+        >>> wide = borrowed(raw, Calibration(90, 100, 95, 100), seed=0)
+        >>> wide.value, wide.low < 0.01, wide.high > 0.4
+        (0.15, True, True)
+    """
+    name = f"{raw.name} (judge calibrated on another model)"
+    if raw.value is None or raw.low is None or raw.high is None:
+        return Metric(name, raw.value, n=raw.n, level=raw.level, unit=raw.unit)
+    worth = (calibration.positives / BORROWED, calibration.negatives / BORROWED, 1.0)
+    wide = rogan_gladen(raw, replace(calibration, effects=worth), seed=seed, draws=draws)
+    low = raw.low if wide.low is None else min(raw.low, wide.low)
+    high = raw.high if wide.high is None else max(raw.high, wide.high)
+    return Metric(name, raw.value, low, high, raw.n, raw.level, raw.unit)
 
 
 def corrected_difference(

@@ -11,7 +11,12 @@ from dataclasses import replace
 
 from trueline.errors import UserError
 from trueline.evaluation.comparison.pairing import pair
-from trueline.evaluation.comparison.quality import judges_compared, quality_of, settings_notes
+from trueline.evaluation.comparison.quality import (
+    broken_notes,
+    judges_compared,
+    quality_of,
+    settings_notes,
+)
 from trueline.evaluation.comparison.runs import JudgedRun
 from trueline.evaluation.comparison.values import Comparison, Contrast, Level, Scope, Settings
 from trueline.evaluation.log import MEASURES, Judgement
@@ -19,6 +24,7 @@ from trueline.registry import nearest
 from trueline.results import Metric
 from trueline.stats import (
     Clusters,
+    borrowed,
     cluster_bootstrap,
     clustered_rate,
     corrected_difference,
@@ -45,10 +51,11 @@ def compare_runs(runs: Sequence[JudgedRun], settings: Settings | None = None) ->
     settings = settings or Settings()
     baseline = _baseline(runs, settings.baseline)
     kept = {run.name: _kept(run.judgements, settings) for run in runs}
-    notes = [note for run in runs for note in run.notes]
+    notes = [*broken_notes(kept), *(note for run in runs for note in run.notes)]
     scopes, chosen = _scopes(kept, baseline.name, settings)
     notes += chosen
-    levels = [_level(run.name, scope, kept[run.name], settings) for run in runs for scope in scopes]
+    levels = [_level(run, scope, kept[run.name], settings) for run in runs for scope in scopes]
+    notes += _borrowed_notes(runs, settings)
     others = [run for run in runs if run is not baseline]
     notes += [note for run in others for note in settings_notes(baseline, run)]
     contrasts = [
@@ -56,6 +63,7 @@ def compare_runs(runs: Sequence[JudgedRun], settings: Settings | None = None) ->
         for run in others
         for scope in scopes
     ]
+    contrasts = [_corrected(c, baseline, runs, settings) for c in contrasts]
     if others and not any(c.pairing.paired for c in contrasts):
         raise UserError(
             "the runs have no judged answer in common: prompt ids, attacks and judges must be "
@@ -135,12 +143,45 @@ def _scopes(
     return scopes, notes
 
 
-def _level(run: str, scope: Scope, rows: Sequence[Judgement], settings: Settings) -> Level:
+def _level(run: JudgedRun, scope: Scope, rows: Sequence[Judgement], settings: Settings) -> Level:
     own = [row for row in rows if scope.holds(row)]
     metric = _rate_or_mean(str(scope), own, settings)
-    if settings.calibration is None or scope.measure != "asr":
-        return Level(run, scope, metric)
-    return Level(run, scope, metric, rogan_gladen(metric, settings.calibration, seed=settings.seed))
+    if settings.calibration is None or not settings.corrects(scope) or metric.unit != "rate":
+        return Level(run.name, scope, metric)
+    correct = rogan_gladen if _calibrated(run, settings) else borrowed
+    return Level(run.name, scope, metric, correct(metric, settings.calibration, seed=settings.seed))
+
+
+def _calibrated(run: JudgedRun, settings: Settings) -> bool:
+    """Whether the judge was calibrated on this run's model."""
+    return settings.calibrated_on is not None and settings.calibrated_on == run.fingerprint
+
+
+def _borrowed_notes(runs: Sequence[JudgedRun], settings: Settings) -> list[str]:
+    if settings.calibration is None:
+        return []
+    return [
+        f"{run.name}: the judge was not calibrated on this model"
+        + (" (the calibration does not say on which)" if settings.calibrated_on is None else "")
+        + "; its rates are not corrected, and their intervals allow for a judge that errs here as "
+        "judges do from model to model. Label some of its answers: trueline calibrate-judge --of."
+        for run in runs
+        if not _calibrated(run, settings)
+    ]
+
+
+def _corrected(
+    contrast: Contrast, baseline: JudgedRun, runs: Sequence[JudgedRun], settings: Settings
+) -> Contrast:
+    """The contrast with a corrected difference, where the judge was calibrated on both models."""
+    run = next(run for run in runs if run.name == contrast.run)
+    found = contrast.difference
+    if settings.calibration is None or not settings.corrects(contrast.scope):
+        return contrast
+    if found.unit != "rate" or not (_calibrated(run, settings) and _calibrated(baseline, settings)):
+        return contrast
+    corrected = corrected_difference(found, settings.calibration, seed=settings.seed)
+    return replace(contrast, corrected=corrected)
 
 
 def graded(rows: Sequence[Judgement]) -> bool:
@@ -210,13 +251,11 @@ def _counted(
     good = scope.measure == "utility"  # its event is good: what is lost is broken
     changed = mcnemar(new, old, groups=groups) if good else mcnemar(old, new, groups=groups)
     margin = settings.margins.get(scope.measure) if result.primary else None
-    kept, corrected = None, None
+    kept = None
     if margin is not None:
         kept = non_inferiority(
             old, new, margin=margin, higher_is_worse=not good, level=settings.level, groups=groups
         )
-    if settings.calibration is not None and settings.corrects(scope):
-        corrected = corrected_difference(difference, settings.calibration, seed=settings.seed)
     return replace(
         result,
         difference=difference,
@@ -224,7 +263,6 @@ def _counted(
         broken=changed.broken,
         p_value=changed.p_value,
         non_inferiority=kept,
-        corrected=corrected,
     )
 
 

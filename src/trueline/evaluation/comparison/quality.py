@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from trueline.evaluation.broken import kinds_of, no_longer_answers
 from trueline.evaluation.comparison.runs import JudgedRun
 from trueline.evaluation.comparison.values import JudgesCompared, Settings
 from trueline.evaluation.log import Judgement, Key
@@ -19,7 +20,13 @@ def quality_of(rows: Sequence[Judgement], level: float) -> tuple[Metric, ...]:
         rate("truncated", [r.truncated for r in answers], level=level),
         rate("empty", [r.empty for r in answers], level=level),
         rate("unparsable", [r.unparsable for r in rows], level=level),
+        *kinds_of(answers, level),
     )
+
+
+def broken_notes(kept: Mapping[str, Sequence[Judgement]]) -> list[str]:
+    """A note for each run whose model no longer answers."""
+    return [f"{run}: {found.summary}" for run in kept for found in no_longer_answers(kept[run])]
 
 
 def judges_compared(

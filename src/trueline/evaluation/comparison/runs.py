@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trueline.errors import UserError
-from trueline.evaluation.log import JUDGEMENTS, Judgement, Key, read_log
+from trueline.evaluation.log import JUDGEMENTS, Judgement, Key, fingerprint_of, read_log
 from trueline.results import Finding, load_findings
 
 SAMPLES = "samples.jsonl"
@@ -36,6 +36,13 @@ class JudgedRun:
     findings: Sequence[Finding] = ()
     base_model: str | None = None
     notes: Sequence[str] = ()
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the evaluated model; None where the log does not tell, or holds several models."""
+        logs = [self.settings, *(v for v in self.settings.values() if isinstance(v, Mapping))]
+        found = {fingerprint_of(log) for log in logs} - {None}
+        return found.pop() if len(found) == 1 else None
 
 
 def load_judged_runs(paths: Sequence[str | os.PathLike[str]]) -> list[JudgedRun]:

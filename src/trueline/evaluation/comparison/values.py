@@ -146,6 +146,8 @@ class Settings:
         margins: by how much a measure may get worse before it matters (non-inferiority).
         calibration: a judge against human labels, for corrected rates beside the raw ones.
         calibrates: the measure that the calibration is of, and its judge where that is known.
+        calibrated_on: the fingerprint of the model whose answers it was made on; None where that
+            is not known. Other models' rates are not corrected: a judge errs by the model.
         level: coverage of the intervals.
         seed: of the resamples.
     """
@@ -158,6 +160,7 @@ class Settings:
     margins: Mapping[str, float] = field(default_factory=lambda: dict(MARGINS))
     calibration: Calibration | None = None
     calibrates: tuple[str, str | None] = ("asr", None)
+    calibrated_on: str | None = None
     level: float = 0.95
     seed: int = 0
 

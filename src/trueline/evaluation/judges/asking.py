@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trueline.evaluation.backends import Backend, Decoding, Request
-from trueline.evaluation.judges.base import Measure, Verdict
+from trueline.evaluation.generation import Generation
+from trueline.evaluation.judges.base import Measure, Verdict, unparsable
 from trueline.records import Message
 
 
@@ -24,6 +25,8 @@ class AskingJudge:
         hash: of the judge's prompt.
         decoding: greedy, and as many tokens as a reply takes.
         measures: what it can tell.
+        whole: whether a reply counts only if the model ended it: one that reasons before it
+            speaks has said nothing where it was cut.
     """
 
     kind: str
@@ -33,6 +36,7 @@ class AskingJudge:
     hash: str
     decoding: Decoding
     measures: frozenset[Measure]
+    whole: bool = False
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -52,7 +56,13 @@ class AskingJudge:
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
         replies = self.backend(self.requests(prompts, responses), self.decoding)
-        return [self.read(reply.answer) for reply in replies]
+        return [self.verdict(reply) for reply in replies]
+
+    def verdict(self, reply: Generation) -> Verdict:
+        """What a reply means; unread where it had to be whole and was cut off."""
+        if self.whole and not reply.finished:
+            return unparsable(reply.answer)
+        return self.read(reply.answer)
 
 
 def asked(backend: Backend, text: str, *, raw: bool = False) -> Request:

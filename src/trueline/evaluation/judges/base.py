@@ -38,6 +38,8 @@ class Verdict:
         kind: which of :data:`trueline.evaluation.labels.LABELS` the answer is; ``""`` where the
             judge does not tell refusals from other failures.
         why: the rule, the words or the score that decided.
+        sure: whether the judge cannot err on what is an answer and what is none; else the
+            measurements of :mod:`trueline.evaluation.sorting` come before it.
     """
 
     label: str
@@ -49,6 +51,7 @@ class Verdict:
     raw: str = ""
     kind: str = ""
     why: str = ""
+    sure: bool = False
 
     def event(self, measure: Measure) -> bool | None:
         """Whether the event that ``measure`` counts happened.
