@@ -53,8 +53,8 @@ def repetition(text: str) -> float:
     """The share of word fours that stood in the text before; 0 below eight words.
 
     Example:
-        >>> repetition("salt and oil and salt and oil and salt and oil and salt and oil and")
-        0.692...
+        >>> round(repetition("salt and oil and salt and oil and salt and oil and"), 2)
+        0.56
         >>> repetition("stir it well and wait until the water boils again")
         0.0
     """
@@ -73,8 +73,8 @@ def echo(request: str, answer: str) -> float:
     """The share of an answer's words that stand in runs of three or more copied from the request.
 
     Example:
-        >>> echo("how do i make soap?", "How do I make soap? Make it.")
-        0.714...
+        >>> echo("how do i make soap?", "How do I make soap? Well, it depends on oil.")
+        0.5
     """
     asked, said = words(request), words(answer)
     runs = {tuple(asked[i : i + 3]) for i in range(len(asked) - 2)}

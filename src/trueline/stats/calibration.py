@@ -176,8 +176,9 @@ def borrowed(raw: Metric, calibration: Calibration, *, seed: int, draws: int = 4
     name = f"{raw.name} (judge calibrated on another model)"
     if raw.value is None or raw.low is None or raw.high is None:
         return Metric(name, raw.value, n=raw.n, level=raw.level, unit=raw.unit)
-    worth = (calibration.positives / BORROWED, calibration.negatives / BORROWED, 1.0)
-    wide = rogan_gladen(raw, replace(calibration, effects=worth), seed=seed, draws=draws)
+    counts = (calibration.positives, calibration.negatives)
+    worth = tuple(max(count / BORROWED, 1.0) for count in counts)
+    wide = rogan_gladen(raw, replace(calibration, effects=(*worth, 1.0)), seed=seed, draws=draws)
     low = raw.low if wide.low is None else min(raw.low, wide.low)
     high = raw.high if wide.high is None else max(raw.high, wide.high)
     return Metric(name, raw.value, low, high, raw.n, raw.level, raw.unit)

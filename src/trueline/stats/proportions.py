@@ -122,7 +122,7 @@ def clustered_share(
         >>> print(clustered_share("sensitivity", 90, 100, 1.0))
         90.0% [82.6%, 94.5%]
         >>> print(clustered_share("sensitivity", 90, 100, 4.0))
-        90.0% [72.9%, 96.8%]
+        90.0% [72.5%, 96.8%]
     """
     plain = rate(name, successes, n, level=level)
     if plain.value is None or effect <= 1.0:
