@@ -49,8 +49,9 @@ def test_the_kl_is_that_of_the_next_token_along_the_answer():
     ids = [5, 6]
     found = callback._distance("a b", ids)
     from trueline.evaluation.generation import model_input
+    from trueline.prompts import Renderer
 
-    given = model_input(callback.trainer.processing_class, "a b", "").ids
+    given = model_input(Renderer(callback.trainer.processing_class), "a b").ids
     whole = torch.tensor([[*given, *ids]])
     with torch.no_grad():
         p, q = (torch.log_softmax(m(whole).logits[0].double(), -1)

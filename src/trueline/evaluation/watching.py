@@ -24,6 +24,7 @@ from trueline.evaluation.generation import generate, model_input
 from trueline.evaluation.judges.base import Verdict
 from trueline.evaluation.labels import COMPLIANCE, NO_ANSWER
 from trueline.evaluation.sorting import sort_answer
+from trueline.prompts import Renderer
 from trueline.records import Text
 
 
@@ -177,7 +178,7 @@ class AnswersCallback(TrainerCallback):
 
     def _distance(self, prompt: Text, answer: list[int]) -> Distance:
         """The policy's distance from the reference along an answer."""
-        given = model_input(self.trainer.processing_class, prompt, "").ids
+        given = model_input(Renderer(self.trainer.processing_class), prompt).ids
         ids = torch.tensor([[*given, *answer]], device=self.trainer.model.device)
         policy = _log_probs(self.trainer.model, ids, len(given))
         with self._as_reference() as model:
