@@ -2,9 +2,8 @@
 
 A judge of refusals knows two kinds of answer and puts a model's babble into one of them. So what a
 judge says of an answer is taken only where the answer is one. The rules read the text alone and
-are strict on purpose: on people's labels of three models' answers they call under 1% of good
-answers none. What they let pass, the base model's perplexity may still tell
-(:mod:`trueline.evaluation.babble`).
+are strict on purpose: on answers that people labeled they hardly ever call a good one none. What they
+let pass may still be babble; :mod:`trueline.evaluation.watching` asks the reference, too.
 """
 
 from __future__ import annotations
