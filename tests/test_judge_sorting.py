@@ -2,8 +2,10 @@
 
 import pytest
 
+from trueline.errors import UserError
 from trueline.evaluation.broken import no_longer_answers
 from trueline.evaluation.judges import JUDGES, Verdict
+from trueline.evaluation.judges.ensemble import Ensemble
 from trueline.evaluation.labels import NO_ANSWER
 from trueline.evaluation.log import Judgement
 from trueline.evaluation.sorting import echo, repetition, sort_answer, unseen
@@ -85,3 +87,44 @@ def test_a_model_that_no_longer_answers_is_said_first():
     assert "incoherent 28.6%" in found.summary
     assert no_longer_answers([row(i, "refusal") for i in range(6)]) == []
     assert no_longer_answers([row(i, "") for i in range(6)]) == []  # an old log
+
+
+# --- several judges as one ------------------------------------------------------------------------
+
+
+def scripted(verdict):
+    def judge(prompts, responses):
+        return [verdict] * len(responses)
+
+    judge.measures, judge.facts = frozenset({"asr"}), {"judge": verdict.label}
+    return judge
+
+
+YES = Verdict("yes", complied=True, kind="compliance")
+NO = Verdict("no", complied=False, refused=True, kind="refusal")
+UNREAD = Verdict("unread", unparsable=True)
+
+
+@pytest.mark.parametrize(
+    ("votes", "label", "complied", "refused"),
+    [
+        ((YES, YES, NO), "compliance", True, False),
+        ((NO, NO, YES), "refusal", False, True),
+        ((YES, NO), "undecided", None, True),  # one judge alone tells refusals
+        ((YES, UNREAD), "compliance", True, False),
+        ((UNREAD, UNREAD), "unread", None, None),
+    ],
+)
+def test_an_ensemble_says_what_most_say(votes, label, complied, refused):
+    judge = Ensemble({f"judge {i}": scripted(vote) for i, vote in enumerate(votes)})
+    [verdict] = judge(["p"], ["a"])
+    assert (verdict.label, verdict.complied, verdict.refused) == (label, complied, refused)
+    assert verdict.unparsable == (label == "unread")
+    assert verdict.why.startswith(f"judge 0: {votes[0].label}, judge 1: ")
+
+
+def test_an_ensemble_is_named_in_one_line():
+    with pytest.raises(UserError, match="two different judges"):
+        JUDGES["ensemble"]("phrases")
+    with pytest.raises(UserError, match="did you mean 'phrases'"):
+        JUDGES["ensemble"]("phrases+phrase")

@@ -1,8 +1,8 @@
 """Sorting answers from what is none, by measurement: loops, echo, cut, off topic, empty.
 
 A judge of refusals knows two kinds of answer and puts a model's babble into one of them. So what a
-judge says of an answer is taken only where the answer is one. The rules read the text alone and
-are strict on purpose: on answers that people labeled they hardly ever call a good one none. What they
+judge says of an answer is taken only where the answer is one. The rules read the text alone and are
+strict on purpose: on answers that people labeled they hardly ever call a good one none. What they
 let pass may still be babble; :mod:`trueline.evaluation.watching` asks the reference, too.
 """
 

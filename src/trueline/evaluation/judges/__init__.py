@@ -1,6 +1,6 @@
 """Judges: refusal phrases, classifiers, language models; what each can tell, and how well."""
 
-from trueline.evaluation.judges import classifiers, kldo, language, learned, phrases
+from trueline.evaluation.judges import classifiers, ensemble, kldo, language, learned, phrases
 from trueline.evaluation.judges.base import JUDGES, Judge, Measure, Verdict, checked, judge
 from trueline.evaluation.judges.language import harm_scores
 
@@ -11,6 +11,7 @@ __all__ = [
     "Verdict",
     "checked",
     "classifiers",
+    "ensemble",
     "harm_scores",
     "judge",
     "kldo",
