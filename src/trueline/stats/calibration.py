@@ -176,9 +176,12 @@ def borrowed(raw: Metric, calibration: Calibration, *, seed: int, draws: int = 4
     name = f"{raw.name} (judge calibrated on another model)"
     if raw.value is None or raw.low is None or raw.high is None:
         return Metric(name, raw.value, n=raw.n, level=raw.level, unit=raw.unit)
-    counts = (calibration.positives, calibration.negatives)
-    worth = tuple(max(count / BORROWED, 1.0) for count in counts)
-    wide = rogan_gladen(raw, replace(calibration, effects=(*worth, 1.0)), seed=seed, draws=draws)
+    first, second = (
+        max(count / BORROWED, 1.0) for count in (calibration.positives, calibration.negatives)
+    )
+    wide = rogan_gladen(
+        raw, replace(calibration, effects=(first, second, 1.0)), seed=seed, draws=draws
+    )
     low = raw.low if wide.low is None else min(raw.low, wide.low)
     high = raw.high if wide.high is None else max(raw.high, wide.high)
     return Metric(name, raw.value, low, high, raw.n, raw.level, raw.unit)

@@ -26,7 +26,7 @@ class Ensemble:
 
     @property
     def measures(self) -> frozenset[Measure]:
-        return frozenset().union(*(member.measures for member in self.members.values()))
+        return frozenset(told for member in self.members.values() for told in member.measures)
 
     @property
     def facts(self) -> Mapping[str, Any]:
