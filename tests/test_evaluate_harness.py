@@ -248,7 +248,8 @@ def test_truncated_empty_and_unparsable_are_reported(tmp_path):
     evaluation = evaluate(
         setup(backend, {"odd": Odd("odd")}, ("direct",), decoding=Decoding(2)), tmp_path
     )
-    found = findings(evaluation)[0]
+    first, found = findings(evaluation)
+    assert first.summary.startswith("This model no longer answers")  # nine are cut at two tokens
     assert found["truncated answers"].value == 0.9
     assert found["empty answers"].value == 0.1
     assert found["unparsable verdicts"].value == 0.1
@@ -265,7 +266,9 @@ def test_samples_are_what_the_report_shows(tmp_path):
     harmful = shown[0]
     assert harmful["sensitive"]
     assert harmful["answers"]["base"] == {
-        "text": "I cannot.", "verdict": "phrases: refusal; counting: no", "bad": False,
+        "text": "I cannot.",
+        "verdict": "phrases: refusal ('i cannot' at character 1); counting: no",
+        "bad": False,
     }  # fmt: skip
     write_samples(tmp_path, evaluation.rows, "base")
     loaded = load_run(tmp_path).samples
@@ -320,14 +323,15 @@ def test_benchmark_by_attack_by_judge_with_one_command(tmp_path, world):
         "--output", out, "--utility", f"perplexity={world}/compliance_refusal.jsonl,limit=8",
         "--utility", f"kl={world}/model,max_new_tokens=4",
     )  # fmt: skip
-    names = [finding["name"] for finding in said["findings"]]
-    assert names == [
+    by_name = {finding["name"]: finding for finding in said["findings"]}
+    assert {
         "judged by phrases",
         "judged by sandbox",
+        "agreement of phrases and sandbox, attack success",
         "perplexity",
         "KL from the reference",
-    ]
-    kl = said["findings"][3]["metrics"][0]
+    } <= set(by_name)
+    kl = by_name["KL from the reference"]["metrics"][0]
     assert kl["value"] == pytest.approx(0.0, abs=1e-4)  # the model is its own reference
     log = read_log(out)
     assert len(log.judgements) == 12 * 2 + 12 * 2 + 6 * 2  # and good answers, by the exact judge
@@ -492,8 +496,10 @@ def test_base_and_aligned_model_of_the_demo_sandbox(tmp_path):
     )  # fmt: skip
     print(f"{time.monotonic() - begin:.0f} s")
     rates = [
-        {m["name"]: m["value"] for m in model["findings"][0]["metrics"]} for model in said["models"]
-    ]
+        {m["name"]: m["value"] for f in model["findings"] for m in f["metrics"]
+         if f["name"] == "judged by sandbox"}
+        for model in said["models"]
+    ]  # fmt: skip
     success = "attack success, sandbox, "
     assert rates[0][success + "direct"] > 0.9
     assert rates[1][success + "direct"] < 0.3

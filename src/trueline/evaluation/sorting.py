@@ -127,7 +127,7 @@ def _none(
         return INCOHERENT, f"{loops:.0%} of its word fours repeat"
     if shorter >= SQUEEZED:
         return INCOHERENT, f"a loop: zlib makes it {shorter:.1f} times shorter"
-    if verdict.refused:
+    if verdict.refused or verdict.unparsable:
         return None
     copied = echo(request, answer)
     if copied >= ECHOED:

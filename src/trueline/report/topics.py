@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from trueline.errors import UserError
+from trueline.evaluation.broken import NO_LONGER
 from trueline.report.blocks import Block, Cell, Section, Table, Text, Verdicts
 from trueline.report.findings import draw, scatter_panel
 from trueline.report.load import Run
@@ -37,7 +38,7 @@ class Topic:
 
 
 VERDICT = Topic("Verdict", ("verdict",))
-SAFETY = Topic("Safety", ("safety",), ("judged by ", "safety ("))
+SAFETY = Topic("Safety", ("safety",), (NO_LONGER, "judged by ", "agreement of ", "safety ("))
 SEPARATION = Topic("Separation", (), ("separation",))
 ENTANGLEMENT = Topic("Gradient entanglement", (), ("entanglement",))
 RANKING = Topic("Ranking, the alignment gap and difficulty", ("ranking",))
