@@ -368,6 +368,7 @@ def test_kto_keeps_no_copy_and_runs_no_reference_in_the_loop(tmp_path, monkeypat
 
 def test_micro_batches_by_tokens_give_the_same_update(tmp_path):
     def run(label, **changes):
+        changes["adam_epsilon"] = 1e-4  # or rounding shows where a gradient is almost nothing
         result = trainer(tmp_path / label, loss_type="kldo", max_steps=5, **changes)
         result.train()
         return result
