@@ -195,7 +195,9 @@ def test_one_cache_serves_several_evaluations(tmp_path):
 
 
 def test_the_two_stage_protocol_generates_twice_only_where_it_must(tmp_path):
-    backend = ScriptedBackend(lambda request: answer(request) + " and stir" * 50)
+    backend = ScriptedBackend(
+        lambda request: answer(request) + "".join(f" stir {i * i}" for i in range(50))
+    )
     classifier = ScriptedBackend(
         lambda request: "yes" if "thing 4\n" in request.prompt[0].content else "perhaps"
     )
