@@ -107,15 +107,15 @@ def refused(monkeypatch, capsys, *arguments):
 
 def test_bad_input_is_one_line_and_exit_2(tmp_path, model_folder, pairs_file, monkeypatch, capsys):
     cases = {
-        "did you mean 'learning_rate'": ["--leraning_rate", "1"],
-        "did you mean 'kldo'": ["--loss_type", "kldoo"],
-        "has no effect on objective 'dpo'": ["--simpo_gamma", "1"],
-        "max_length must be int": ["--max_length", "long"],
-        "test_size": ["--test_size", "3"],
+        "did you mean 'learning_rate'": {"leraning_rate": "1"},
+        "did you mean 'kldo'": {"loss_type": "kldoo"},
+        "has no effect on objective 'dpo'": {"simpo_gamma": "1"},
+        "max_length must be int": {"max_length": "long"},
+        "test_size": {"test_size": "3"},
     }
-    for message, extra in cases.items():
-        arguments = arguments_for(model_folder, pairs_file, tmp_path / "run")
-        assert message in refused(monkeypatch, capsys, "align", *arguments, *extra)
+    for message, changed in cases.items():
+        arguments = arguments_for(model_folder, pairs_file, tmp_path / "run", **changed)
+        assert message in refused(monkeypatch, capsys, "align", *arguments)
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"prompt": "why ?", "chosen": "yes", "rejected": "no"}\n{"prompt": \n')
     arguments = arguments_for(model_folder, broken, tmp_path / "run")

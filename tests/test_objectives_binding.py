@@ -66,7 +66,11 @@ def test_bad_names_and_options_are_one_clear_error(name, options, message):
 
 
 def test_options_reach_the_function():
-    assert bind("dpo", {"beta": 1}).options == {"beta": 1.0, "label_smoothing": 0.0}
+    assert bind("dpo", {"beta": 1}).options == {
+        "beta": 1.0,
+        "label_smoothing": 0.0,
+        "dpo_reduction": "sum",
+    }
     assert bind("kldo", {"clip": None}).options["clip"] is None
     torch.testing.assert_close(bind("dpo", {"beta": 2}).loss(PAIR), dpo(PAIR, beta=2.0).mean())
 

@@ -245,8 +245,8 @@ def test_r16_slow_bf16_is_said_by_how_much(monkeypatch, float32, bf16, said):
 def test_r16_bf16_on_a_cpu_needs_no_other_option(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert AlignmentConfig(bf16=True).device.type == "cpu"
-    assert not AlignmentConfig().bf16, "not on a CPU unless asked for"
+    assert AlignmentConfig(loss_type="dpo", bf16=True).device.type == "cpu"
+    assert not AlignmentConfig(loss_type="dpo").bf16, "not on a CPU unless asked for"
 
 
 def test_a_tokenizer_of_another_model_is_one_clear_error(tmp_path):

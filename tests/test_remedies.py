@@ -310,7 +310,7 @@ def test_normalized_pairs_with_an_adapter_train(tmp_path):
         ({"token_mask": "sparse", "token_mask_penalty": 0.0}, "must be positive"),
         ({"entanglement_pairs": 4}, "without entanglement_steps"),
         ({"entanglement_steps": 2}, "held-out preference pairs"),
-        ({"entanglement_steps": -2, "eval_dataset": pair_rows(3)}, "must be positive"),
+        ({"entanglement_steps": -2, "eval_dataset": pair_rows(3)}, "a number >= 0"),
     ],
 )
 def test_options_without_effect_are_errors(options, message, tmp_path):

@@ -11,6 +11,7 @@ from transformers.integrations import integration_utils
 from report_pages import HOSTILE
 from tiny import pair_rows, tiny_llama, tiny_tokenizer
 from trueline.config import load_run_config
+from trueline.objectives import OBJECTIVES
 from trueline.report import log_findings, model_card, report_from_run, scalars, write_model_card
 from trueline.report.card import escaped
 from trueline.results import Finding, Metric, load_findings
@@ -122,7 +123,7 @@ def test_a_metric_without_a_value_is_not_logged():
 
 def test_the_runs_own_configuration_runs_again(tracked):
     run, _ = tracked
-    again = load_run_config(run / "config.yaml", {"use_cpu": "true"})
+    again = load_run_config(run / "config.yaml", {"use_cpu": "true"}, OBJECTIVES["dpo"].options)
     assert again.training.max_steps == 2
     command = next(
         block.command

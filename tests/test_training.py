@@ -668,6 +668,4 @@ def test_an_objective_of_ones_own_trains(tmp_path, monkeypatch):
 def test_a_dominating_sample_is_warned_of_once(tmp_path, caplog):
     run = trainer(tmp_path, loss_type="kldo", beta=50.0, ref_model=tiny_llama(1), max_steps=3)
     run.train()
-    said = [record for record in caplog.records if record.name == "trueline.training.trainer"]
-    assert len(said) == 1
-    assert "weight" in said[0].message
+    assert len([r for r in caplog.records if "of the weight of all" in r.message]) == 1

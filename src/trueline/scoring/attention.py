@@ -143,11 +143,13 @@ def by_varlen(
 
 @functools.cache
 def varlen_works(device: torch.device, dtype: torch.dtype, width: int) -> bool:
-    """Whether the variable-length kernel is there and means what it should on this device: it is
-    compared with the other path once, on a made-up row with grouped heads, plain and with a
-    window."""
-    if device.type != "cuda":
-        return False
+    """Whether the variable-length kernel is there and means what it should on this device."""
+    return device.type == "cuda" and varlen_agrees(device, dtype, width)
+
+
+def varlen_agrees(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Compare the variable-length kernel with the other path, on a made-up row with grouped heads,
+    plain and with a window."""
     layout = Layout((Segment(9, (5, 7)), Segment(2, (4,))), torch.zeros(1, device=device).long())
     generator = torch.Generator(device).manual_seed(0)
     size = sum(layout.sizes)
