@@ -30,8 +30,8 @@ def rates(result: Comparison) -> Table:
             table.add_row(Text("  with the judge's own error"), *map(_cell, corrected))
     table.add_section()
     named = [{m.name: m for m in result.quality[run]} for run in result.runs]
-    for name in dict.fromkeys(name for own in named for name in own):
-        table.add_row(Text(name, "dim"), *(_cell(own.get(name)) for own in named))
+    for share in dict.fromkeys(share for own in named for share in own):
+        table.add_row(Text(share, "dim"), *(_cell(own.get(share)) for own in named))
     return table
 
 
