@@ -252,10 +252,14 @@ def test_saving_and_generating_are_untouched(tmp_path):
     assert "trueline" not in (tmp_path / "config.json").read_text()
 
 
-def flash_by_definition(q, k, v, starts_q, starts_k, max_q, max_k, *, scale, window_size):
+def flash_by_definition(
+    q, k, v, starts_q, starts_k, max_q, max_k, *, scale, window_size, enable_gqa=False
+):
     """What the kernel's documentation says: sequences end to end, the last query sees the last
-    key, each sees ``window_size[0]`` keys back (-1: all)."""
+    key, each sees ``window_size[0]`` keys back (-1: all); grouped heads only where asked for."""
     outputs = []
+    if enable_gqa:
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     bounds = zip(
         starts_q.tolist(), starts_q.tolist()[1:], starts_k.tolist(), starts_k.tolist()[1:],
         strict=False,
