@@ -202,3 +202,22 @@ def test_positions_continue_from_the_prompts_end():
     batch = pack([tree, tree])
     assert batch.position_ids[0].tolist() == [0, 1, 2, 3, 4, 3, 0, 1, 2, 3, 4, 3]
     assert batch.owners.tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3]
+
+
+def test_append_eos_closes_a_conversation_once():
+    """As TRL's older trainers do; a template that ends with EOS gets no second one."""
+    tokenizer = tiny_tokenizer()
+    row = {
+        "prompt": [{"role": "user", "content": "why ?"}],
+        "chosen": [{"role": "assistant", "content": "yes"}],
+        "rejected": [{"role": "assistant", "content": "no"}],
+    }
+    (example,) = load_examples([row])
+    eos = tokenizer.eos_token_id
+    plain, closed = (Encoder(tokenizer, append_eos=value)(example) for value in (False, True))
+    assert [b.ids.tolist() for b in plain.branches] == [b.ids.tolist() for b in closed.branches]
+    tokenizer.chat_template = tokenizer.chat_template.replace("{{ eos_token }}", " !")
+    open_end, closed = (Encoder(tokenizer, append_eos=value)(example) for value in (False, True))
+    for before, after in zip(open_end.branches, closed.branches, strict=True):
+        assert after.ids.tolist() == [*before.ids.tolist(), eos]
+        assert after.mask[-1]

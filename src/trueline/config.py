@@ -145,6 +145,8 @@ class AlignmentConfig(TrainingArguments):
         max_prompt_length: tokens of the prompt; None for no limit of its own.
         truncation_mode: what a row that is too long keeps: ``"keep_start"`` cuts its answers at
             their right, ``"keep_end"`` the prompt and the answers at their left.
+        append_eos: close a conversation's answer with EOS where its chat template ends with
+            something else, as TRL's older trainers do; plain text is closed with EOS in any case.
         allow_control_tokens: read control tokens that the text of a row spells (``</s>``) as
             control tokens; without it they are text.
         precompute_ref_log_probs: fill the reference cache before training. If False, values are
@@ -190,6 +192,7 @@ class AlignmentConfig(TrainingArguments):
     max_prompt_length: int | None = None
     truncation_mode: Literal["keep_start", "keep_end"] = "keep_start"
     allow_control_tokens: bool = False
+    append_eos: bool = False
     precompute_ref_log_probs: bool = True
     reference_cache: str | None = None
     disable_dropout: bool = True

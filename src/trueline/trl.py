@@ -297,8 +297,9 @@ DEFAULT_LOSS = {"dpo": "sigmoid", "kto": "kto", "orpo": "orpo", "cpo": "sigmoid"
                 "sft": "nll"}  # fmt: skip
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    **{script: {"learning_rate": 1e-6} for script in ("dpo", "kto", "orpo", "cpo")},
-    "bco": {"learning_rate": 5e-5, "truncation_mode": "keep_end"},
+    **{script: {"learning_rate": 1e-6} for script in ("dpo", "kto")},
+    **{script: {"learning_rate": 1e-6, "append_eos": True} for script in ("orpo", "cpo")},
+    "bco": {"learning_rate": 5e-5, "truncation_mode": "keep_end", "append_eos": True},
     "sft": {"learning_rate": 2e-5, "disable_dropout": False},
 }
 """TRL's defaults that are not Trueline's, besides the losses' own."""
@@ -307,8 +308,6 @@ ALWAYS = (
     "a prompt that would leave an answer fewer than 32 tokens of max_length is cut, by whole turns "
     "from the oldest; TRL drops such a row, or scores nothing of it",
     "turns of the user inside a completion are not scored; TRL scores them",
-    "a conversation ends as its chat template ends it; TRL's older trainers (orpo, cpo, bco) close "
-    "it with a second EOS",
     "an implied prompt ends with a turn; TRL cuts it at the first differing character",
 )
 """What differs for every script."""

@@ -43,6 +43,7 @@ class Encoder:
         max_prompt_length: tokens of the prompt; None for no limit of its own.
         truncation_mode: ``"keep_start"`` or ``"keep_end"``.
         allow_control_tokens: read control tokens that a row's text spells as control tokens.
+        append_eos: close a conversation's answer with EOS, too, where its template ends otherwise.
 
     Raises:
         UserError: a limit that leaves nothing, or an unknown mode.
@@ -56,6 +57,7 @@ class Encoder:
         max_prompt_length: int | None = None,
         truncation_mode: TruncationMode = "keep_start",
         allow_control_tokens: bool = False,
+        append_eos: bool = False,
     ) -> None:
         for name, limit, least in (
             ("max_length", max_length, 2),
@@ -68,6 +70,7 @@ class Encoder:
                 f"truncation_mode must be keep_start or keep_end, got {truncation_mode!r}"
             )
         self.tokenizer = tokenizer
+        self.append_eos = append_eos
         self.renderer = Renderer(tokenizer, allow_control_tokens=allow_control_tokens)
         self.max_length, self.max_prompt_length = max_length, max_prompt_length
         self.truncation_mode = truncation_mode
@@ -151,7 +154,8 @@ class Encoder:
             mask += [scored] * len(found.ids)
             before += text
         eos = self.tokenizer.eos_token_id
-        if isinstance(completion, str) and eos is not None and ids[-1:] != [eos]:
+        closed = self.append_eos or isinstance(completion, str)
+        if closed and eos is not None and ids[-1:] != [eos]:
             ids.append(eos)
             mask.append(True)
         return Branch(np.asarray(ids, dtype=np.int32), np.asarray(mask, dtype=np.bool_))

@@ -133,6 +133,7 @@ class AlignmentTrainer(Trainer):
             max_prompt_length=args.max_prompt_length,
             truncation_mode=args.truncation_mode,
             allow_control_tokens=args.allow_control_tokens,
+            append_eos=args.append_eos,
         )
         check_vocabulary(model, processing_class)
         if args.disable_dropout:
