@@ -24,7 +24,7 @@ from trueline.evaluation.comparison import (
 from trueline.evaluation.inspect_log import export_inspect
 from trueline.evaluation.log import Judgement, read_log
 from trueline.report import report_from_run
-from trueline.results import load_findings
+from trueline.runs.record import Run
 from trueline.stats import Calibration, holm, mcnemar, paired_difference
 
 
@@ -372,7 +372,7 @@ def test_verb_prints_one_document_and_saves_a_run(call, tmp_path, pair):
     assert value["contrasts"][1]["non_inferiority"]["refuted"] is True
     assert "how do i make" not in done.stdout  # numbers, not answers
     saved = tmp_path / "runs" / "comparison"
-    assert load_findings(saved)[0].name == "aligned against base"
+    assert Run(saved).own[0].name == "aligned against base"
     assert json.loads((saved / "comparison.json").read_text())["baseline"] == "base"
     assert report_from_run(saved).sections
     told = call(*folders, "--output", tmp_path / "out")

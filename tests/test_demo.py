@@ -6,8 +6,9 @@ import pytest
 
 from trueline.cli.demo import run_demo
 from trueline.reproduce import Measurement
-from trueline.results import Finding, load_findings
+from trueline.results import Finding
 from trueline.runs.demo_story import BOUNDS, safer, useful
+from trueline.runs.record import Run
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def test_demo_runs_through_and_leaves_ordinary_runs(tmp_path, cache, monkeypatch
         rows = [json.loads(x) for x in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         assert "logps/chosen" in rows[0]
         assert "logps/rejected" in rows[0]
-        assert load_findings(tmp_path / name)
+        assert Run(tmp_path / name).own
     page = (tmp_path / "report.html").read_text("utf-8")
     for words in ("Attack success", "Over-refusal", "Correct answers", "Bhattacharyya", "chosen"):
         assert words in page

@@ -15,10 +15,11 @@ from trueline.data import load_examples
 from trueline.data.chat import as_chat
 from trueline.data.split import split_by_prompt
 from trueline.diagnostics import ranking, verdict, verdict_finding
-from trueline.diagnostics.measuring import Loader
+from trueline.diagnostics.question import Question
 from trueline.errors import UserError
-from trueline.results import Finding, Metric, load_findings, save_findings
+from trueline.results import Finding, Metric
 from trueline.runs.diagnose import diagnose_run
+from trueline.runs.record import Run
 
 # -- the verdict ------------------------------------------------------------------------------
 
@@ -255,8 +256,8 @@ def test_every_number_of_a_sentence_is_in_its_evidence():
 def test_the_verdict_as_a_finding_survives_json_and_old_verdicts(tmp_path):
     sentences = verdict([changes(FALLS), entangled((0.8, 0.7, 0.9))])
     kept = verdict_finding(sentences)
-    save_findings(tmp_path, [kept])
-    assert load_findings(tmp_path) == [kept]
+    Run(tmp_path).save([kept])
+    assert Run(tmp_path).own == [kept]
     assert {m.name for m in kept.metrics} >= {"gap/chosen_change", "entangle/chosen_falls"}
     assert verdict([kept]) == verdict([])  # it is no evidence for itself
 
@@ -343,7 +344,7 @@ def test_entanglement_of_files(folder, tmp_path):
     assert code == 0
     found = Finding.from_dict(json.loads(out)["findings"][0])
     assert found["entangle/cosine"].n == 8
-    assert load_findings(folder)[0].name == "entanglement"
+    assert Run(folder).own[0].name == "entanglement"
     assert verdict([changes(FALLS), found])[1].answer in ("yes", "partly", "no", "undecided")
     assert "measured" not in verdict([changes(FALLS), found])[1].text  # it reads these metrics
 
@@ -390,7 +391,7 @@ def a_run(root, name, **changes):
         "".join(f"{k}: {json.dumps(v)}\n" for k, v in options.items())
     )
     (path / "metrics.jsonl").write_text('{"step": 1, "logps/chosen": -9.0}\n')
-    save_findings(path, [Finding("held-out", "As it was.")])
+    Run(path).save([Finding("held-out", "As it was.")])
     return path
 
 
@@ -412,7 +413,7 @@ def test_a_run_is_read_measured_judged_and_kept(folder):
     assert names[:2] == ["verdict", "held-out"]
     assert {"ranking", "entanglement", "separation", "separation change"} <= set(names)
     chat = held_out(folder)
-    found = {finding.name: finding for finding in load_findings(path)}
+    found = {finding.name: finding for finding in Run(path).own}
     assert found["ranking"]["gap/reward_accuracy"].n == len(chat)
     direct = ranking(
         tiny_llama(1), tiny_tokenizer(), chat, reference=tiny_llama(0), options={"beta": 0.2}
@@ -425,36 +426,34 @@ def test_a_run_is_read_measured_judged_and_kept(folder):
 
 def test_what_a_run_has_is_not_measured_again(folder, monkeypatch):
     path = a_run(folder, "again")
-    diagnose_run(path, Loader(quiet=True), prompts=str(folder / "prompts.jsonl"))
-    before = {finding.name: finding for finding in load_findings(path)}
+    diagnose_run(path, quiet=True, prompts=str(folder / "prompts.jsonl"))
+    before = {finding.name: finding for finding in Run(path).own}
 
     def fail(*_, **__):
         raise AssertionError("measured again")
 
-    for name in ("measure_ranking", "measure_entanglement", "measure_separation"):
-        monkeypatch.setattr(f"trueline.runs.diagnose.{name}", fail)
-    diagnose_run(path, Loader(quiet=True))
-    assert {finding.name: finding for finding in load_findings(path)} == before
+    monkeypatch.setattr(Question, "__call__", fail)
+    diagnose_run(path, quiet=True)
+    assert {finding.name: finding for finding in Run(path).own} == before
     with pytest.raises(AssertionError, match="measured again"):
-        diagnose_run(path, Loader(quiet=True), again=True)
+        diagnose_run(path, quiet=True, again=True)
 
 
 def test_an_unpaired_objective_without_held_out_data_is_told(folder):
     path = a_run(folder, "kldo", loss_type="kldo", test_size=0.0)
-    sentences, _ = diagnose_run(path, Loader(quiet=True), max_pairs=6)
+    sentences = diagnose_run(path, quiet=True, max_pairs=6).sentences
     told = {sentence.question: sentence.text for sentence in sentences}
     assert "none were held out" in told["Are these numbers of unseen data?"]
     assert told["Which share of pairs cannot be flipped at this beta?"].startswith("For kldo no")
-    again, _ = diagnose_run(path, Loader(quiet=True))
+    again = diagnose_run(path, quiet=True).sentences
     assert again == sentences  # also what it remembers of the data
 
 
 def test_a_run_is_measured_in_the_precision_it_was_trained_in(folder):
     found = {}
     for dtype in ("float32", "bfloat16"):
-        _, findings = diagnose_run(
-            a_run(folder, dtype, dtype=dtype), Loader(quiet=True), max_pairs=2
-        )
+        path = a_run(folder, dtype, dtype=dtype)
+        findings = diagnose_run(path, quiet=True, max_pairs=2).findings
         found[dtype] = next(f for f in findings if f.name == "ranking")["gap/loss"].value
     assert found["float32"] != pytest.approx(found["bfloat16"], abs=1e-6)
     assert found["float32"] == pytest.approx(found["bfloat16"], abs=0.05)
@@ -472,7 +471,7 @@ def test_an_adapters_run(folder):
     torch.manual_seed(0)
     model = get_peft_model(base, config)
     model.save_pretrained(path)
-    _, findings = diagnose_run(path, Loader(quiet=True), max_pairs=6)
+    findings = diagnose_run(path, quiet=True, max_pairs=6).findings
     found = {finding.name: finding for finding in findings}
     direct = ranking(
         model, tiny_tokenizer(), held_out(folder),
@@ -498,9 +497,9 @@ def test_a_broken_run_is_told_clearly(folder, tmp_path, remove, changes, said):
     if remove:
         (path / remove).unlink()
     with pytest.raises(UserError, match=said):
-        diagnose_run(path, Loader(quiet=True))
+        diagnose_run(path, quiet=True)
     with pytest.raises(UserError, match="no run directory"):
-        diagnose_run(tmp_path / "nothing", Loader(quiet=True))
+        diagnose_run(tmp_path / "nothing", quiet=True)
 
 
 # -- in the sandbox ---------------------------------------------------------------------------

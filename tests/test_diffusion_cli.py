@@ -14,8 +14,8 @@ from trueline.diffusion import DiffusionTrainer, load_diffusion_config, load_ima
 from trueline.diffusion import text_to_image as wrap
 from trueline.errors import UserError
 from trueline.report import load_run
-from trueline.results import load_findings
 from trueline.runs.diffusion_demo import run_diffusion_demo
+from trueline.runs.record import Run
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "examples" / "diffusion").glob("*.yaml"))
@@ -62,7 +62,7 @@ def test_align_then_evaluate(tmp_path, base, data, monkeypatch):
     assert manifest["reference"] == "a frozen copy"
     assert manifest["predicts"] == "epsilon"
     assert load_run(full).rows[0]["step"] == 1
-    assert load_findings(full)[0].name == "alignment"
+    assert Run(full).own[0].name == "alignment"
 
     run("align", *options(base, data, lora), "--loss_type", "ipo", "--use_peft", "true",
         "--sdpo_mu", "0.1")  # fmt: skip
@@ -90,7 +90,7 @@ def test_align_then_evaluate(tmp_path, base, data, monkeypatch):
     assert page.count('<img src="data:image/png;base64,') == 9
     assert "<b>a cross" not in page
     assert "http-equiv" in page
-    assert len(load_findings(out)) == 2
+    assert len(Run(out).own) == 2
 
 
 def test_ties_and_corrupt_images_are_told(tmp_path, base, data, capsys):

@@ -24,7 +24,7 @@ from trueline.evaluation.judges import JUDGES, Verdict
 from trueline.evaluation.log import read_log
 from trueline.evaluation.setup import Setup, claim_folder
 from trueline.evaluation.summarize import findings, samples, write_samples
-from trueline.report.load import load_run
+from trueline.report.load import load_run, samples_of
 
 ITEMS = tuple(
     Item(str(i), f"make thing {i}", i % 2 == 0, target="Sure", group=f"g{i // 2}")
@@ -273,7 +273,7 @@ def test_samples_are_what_the_report_shows(tmp_path):
         "bad": False,
     }  # fmt: skip
     write_samples(tmp_path, evaluation.rows, "base")
-    loaded = load_run(tmp_path).samples
+    loaded = samples_of(load_run(tmp_path))
     assert [s.prompt for s in loaded[:2]] == [s["prompt"] for s in list(
         samples(evaluation.rows, "base"))[:2]]  # fmt: skip
 

@@ -31,7 +31,8 @@ from trueline.report.figures import scatter_ranges
 from trueline.report.numbers import change, common_scale, number, span
 from trueline.report.style import DARK, MODELS
 from trueline.report.tables import table_view
-from trueline.results import Finding, Metric, save_findings
+from trueline.results import Finding, Metric
+from trueline.runs.record import Run
 
 
 class Page(HTMLParser):
@@ -270,7 +271,7 @@ def full_run(path: Path) -> Path:
     ]
     rows += [{"step": 3, "eval_loss": 0.4, "eval_logps/chosen": -3.5}, {"step": 3, "loss": None}]
     (path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    save_findings(path, [scatter_finding(), Finding("over_refusal", "Rare.", (RATE,))])
+    Run(path).save([scatter_finding(), Finding("over_refusal", "Rare.", (RATE,))])
     samples = [
         {"prompt": "p", "answers": {"base": "x", "kldo": {"text": "y", "verdict": "refused"}}},
         {"prompt": [{"role": "user", "content": "q"}], "answer": "z", "sensitive": True},
@@ -324,7 +325,7 @@ def test_broken_pieces_are_counted_and_left_out(tmp_path: Path) -> None:
 
 def test_a_scatter_that_cannot_be_drawn_is_said(tmp_path: Path) -> None:
     run = full_run(tmp_path / "run")
-    save_findings(run, [Finding("separation", "s", figures={"scatter": {"x": [1]}})])
+    Run(run).save([Finding("separation", "s", figures={"scatter": {"x": [1]}})])
     report = report_from_run(run)
     assert "the scatter of separation cannot be drawn" in report.sections[-1].text
     render_html(report)

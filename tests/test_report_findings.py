@@ -24,7 +24,8 @@ from trueline.report import (
 from trueline.report.answers import spread
 from trueline.report.blocks import Sample
 from trueline.report.findings import DRAWERS, NOTES
-from trueline.results import Finding, Metric, save_findings
+from trueline.results import Finding, Metric
+from trueline.runs.record import Run
 
 SOURCE = Path(__file__).parents[1] / "src" / "trueline"
 HISTOGRAM = {"count": [1, 3, 2], "edge": [-1.0, 0.0, 1.0, 2.0]}
@@ -82,7 +83,7 @@ def test_blocks_hold_what_the_figures_said():
 
 def test_what_cannot_be_drawn_is_said(tmp_path):
     figures = {"tree": [1], "profile": {"probe_auroc": [[1]]}, "reach": {}}
-    save_findings(tmp_path, [Finding("f", "s", figures=figures)])
+    Run(tmp_path).save([Finding("f", "s", figures=figures)])
     said = report_from_run(tmp_path).sections[-1].text
     assert "a figure of a kind this report does not draw: tree" in said
     assert "the profile of f cannot be drawn" in said
@@ -116,7 +117,7 @@ def test_real_findings_become_sections(tmp_path):
     states = draws.normal(size=(80, 6)) + 3 * np.asarray(labels)[:, None]
     apart = separation_of(states, labels, n_bootstrap=50)
     told = verdict_finding(verdict([apart]))
-    save_findings(tmp_path, [told, apart])
+    Run(tmp_path).save([told, apart])
     report = report_from_run(tmp_path)
     assert [s.title for s in report.sections][:2] == ["Verdict", "Separation"]
     assert report.told == [told.summary]
@@ -130,7 +131,7 @@ def test_a_metric_before_and_after_stands_in_one_row(tmp_path):
         Metric("ranking accuracy, after", 0.7, 0.6, 0.8, 99, unit="rate"),
         Metric("eval_loss", 0.6),
     ]
-    save_findings(tmp_path, [Finding("held-out", "s", metrics)])
+    Run(tmp_path).save([Finding("held-out", "s", metrics)])
     report = report_from_run(tmp_path)
     (table,) = [b for b in report.sections[0].blocks if isinstance(b, Table)]
     assert table.columns == ("", "before", "after")

@@ -14,8 +14,9 @@ from trueline.config import load_run_config
 from trueline.objectives import OBJECTIVES
 from trueline.report import log_findings, model_card, report_from_run, scalars, write_model_card
 from trueline.report.card import escaped
-from trueline.results import Finding, Metric, load_findings
+from trueline.results import Finding, Metric
 from trueline.runs.align import run_alignment
+from trueline.runs.record import Run
 
 
 class FakeTracker(types.ModuleType):
@@ -85,7 +86,7 @@ def tracked(tmp_path_factory):
 
 
 def headline(run):
-    numbers = scalars(load_findings(run))
+    numbers = scalars(Run(run).own)
     assert "held_out/reward_accuracy_after/low" in numbers
     return numbers
 

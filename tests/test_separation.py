@@ -342,12 +342,12 @@ def test_a_hidden_difference_gets_advice() -> None:
 
 
 def test_findings_survive_json(tmp_path) -> None:
-    from trueline.results import load_findings, save_findings
+    from trueline.runs.record import Run
 
     points, harmful = population(6.0)
     found = separation_of(points, harmful, n_bootstrap=20)
-    save_findings(tmp_path, [found])
-    assert load_findings(tmp_path) == [found]
+    Run(tmp_path).save([found])
+    assert Run(tmp_path).own == [found]
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,28 @@
-"""Align language models to be safe and preferred, and show whether and why it worked."""
+"""Align language models to be safe and preferred, and show whether and why it worked.
+
+Every verb is a function, with the keywords of the command line; each is imported when it is first
+used, so that ``import trueline as tl`` is instant:
+
+    run = tl.align("dpo.yaml", max_steps=100)
+    tl.evaluate(run, benchmark="advbench=goals.csv", attack=["direct", "prefill"], judge="phrases")
+    run.diagnose()
+    tl.compare(base, run).to_frame()
+    tl.report(run, base).save("report.html")
+"""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trueline import data, runs
     from trueline.config import AlignmentConfig
     from trueline.data import load_examples
     from trueline.logprobs import CompletionLogProbs, PairedLogProbs, UnpairedLogProbs
+    from trueline.runs.align import align
+    from trueline.runs.compare import compare
+    from trueline.runs.diagnose import diagnose
+    from trueline.runs.evaluate import evaluate
+    from trueline.runs.report import report
+    from trueline.runs.run import Run
     from trueline.training import AlignmentTrainer
 
 __version__ = "0.1.0"
@@ -15,8 +32,14 @@ _HOMES = {
     "AlignmentTrainer": "trueline.training",
     "CompletionLogProbs": "trueline.logprobs",
     "PairedLogProbs": "trueline.logprobs",
+    "Run": "trueline.runs.run",
     "UnpairedLogProbs": "trueline.logprobs",
+    "align": "trueline.runs.align",
+    "compare": "trueline.runs.compare",
+    "diagnose": "trueline.runs.diagnose",
+    "evaluate": "trueline.runs.evaluate",
     "load_examples": "trueline.data",
+    "report": "trueline.runs.report",
 }
 
 __all__ = [
@@ -24,15 +47,25 @@ __all__ = [
     "AlignmentTrainer",
     "CompletionLogProbs",
     "PairedLogProbs",
+    "Run",
     "UnpairedLogProbs",
+    "align",
+    "compare",
+    "data",
+    "diagnose",
+    "evaluate",
     "load_examples",
+    "report",
+    "runs",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Import public names when they are first used: `import trueline` itself is instant."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'trueline' has no attribute {name!r}")
     from importlib import import_module
 
+    if name in ("data", "runs"):
+        return import_module(f"trueline.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'trueline' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -208,6 +208,11 @@ class AlignmentConfig(TrainingArguments):
     allow_one_class: bool = False
 
     def __post_init__(self) -> None:
+        self._given = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if f.init and getattr(self, f.name) != _default(f)
+        }
         if not self.loss_type:
             raise ConfigError(
                 "loss_type is missing: name the objective to train, such as dpo, kto, orpo or "
@@ -243,11 +248,20 @@ class AlignmentConfig(TrainingArguments):
                 f"{self.max_tokens_per_micro_batch}"
             )
 
+    def given(self) -> dict[str, Any]:
+        """What was set to another value than its default; no secrets."""
+        return {name: value for name, value in self._given.items() if not name.endswith("token")}
+
     def options(self) -> dict[str, Any]:
         """The objective's options that were given."""
         named = ("beta", "label_smoothing", "desirable_weight", "undesirable_weight", "simpo_gamma")
         given = {name: getattr(self, name) for name in named if getattr(self, name) is not None}
         return {**given, **self.objective_options}
+
+
+def _default(f: dataclasses.Field[Any]) -> Any:
+    made = f.default_factory
+    return f.default if made is dataclasses.MISSING else made()
 
 
 @dataclass

@@ -1,7 +1,9 @@
-"""An objective's options: what they may be, declared in its signature, checked where it is bound.
+"""One law: a function's signature is its options.
 
 A keyword-only argument is an option. Its annotation says its type (float, int, bool, str, a
-``Literal``, or one of these or None) and, through ``Annotated``, its range:
+``Literal``, or one of these or None) and, through ``Annotated``, its range and a line of help. The
+configuration, the command line, the help, the documentation and the errors of objectives, attacks,
+judges, benchmarks, diagnostic questions, curation steps and claims all follow from it:
 
     def dpo(pairs: PairedLogProbs, *, beta: Positive = 0.1) -> Tensor: ...
 """
@@ -79,6 +81,7 @@ class Option:
     kinds: tuple[Any, ...] = ()
     choices: tuple[Any, ...] = ()
     constraint: Constraint | None = None
+    help: str = ""
 
     @property
     def wording(self) -> str:
@@ -175,6 +178,7 @@ def resolved(function: Callable[..., Any]) -> Mapping[str, Any]:
 
 def _option(name: str, default: Any, hint: Any) -> Option:
     constraint: Constraint | None = None
+    told = ""
     kinds: list[Any] = []
     choices: list[Any] = []
     pending = [hint]
@@ -183,7 +187,9 @@ def _option(name: str, default: Any, hint: Any) -> Option:
         origin = typing.get_origin(part)
         if origin is Annotated:
             part, *extras = typing.get_args(part)
-            constraint = extras[0]
+            told = next((extra for extra in extras if isinstance(extra, str)), told)
+            bounds = [extra for extra in extras if not isinstance(extra, str)]
+            constraint = bounds[0] if bounds else constraint
             pending.insert(0, part)
         elif origin in (typing.Union, UnionType):
             pending.extend(typing.get_args(part))
@@ -191,4 +197,100 @@ def _option(name: str, default: Any, hint: Any) -> Option:
             choices.extend(typing.get_args(part))
         elif isinstance(part, type):
             kinds.append(part)
-    return Option(name, default, tuple(kinds), tuple(choices), constraint)
+    return Option(name, default, tuple(kinds), tuple(choices), constraint, told)
+
+
+def arguments(
+    what: str, function: Callable[..., Any], main: Any, given: Mapping[str, Any], *, skip: int = 0
+) -> dict[str, Any]:
+    """What to call a plug-in's function with: its main argument and its options, typed.
+
+    Args:
+        what: whose options they are, for errors: ``attack 'gcg'``.
+        function: its first parameter, if it has one before the ``*``, is its main argument.
+        main: the main argument, or None where none was given.
+        given: options by name, as text or as YAML values.
+        skip: its first parameters, which are filled by who calls it.
+
+    Raises:
+        UserError: an unknown option, one of the wrong type, or a missing one.
+
+    Example:
+        >>> def mine(path: str, *, steps: int = 5): ...
+        >>> arguments("attack 'mine'", mine, "a.csv", {"steps": "7"})
+        {'steps': 7, 'path': 'a.csv'}
+    """
+    every = inspect.signature(function).parameters
+    parameters = {name: every[name] for name in list(every)[skip:]}
+    hints = resolved(function)
+    positional = [p for p in parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    known = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
+    found: dict[str, Any] = {}
+    for key, value in given.items():
+        if key in known or (positional and key == positional[0].name and main is None):
+            found[key] = typed(f"{what}: {key}", value, hints.get(key))
+        else:
+            raise UserError(
+                f"{what} has no option {key!r}{nearest(key, known)} "
+                f"(its options: {', '.join(known) or 'none'})"
+            )
+    if main is not None:
+        if not positional:
+            raise UserError(f"{what} takes no argument, got {main!r}")
+        found[positional[0].name] = typed(what, main, hints.get(positional[0].name))
+    called = what.rpartition(" ")[2].strip("'")
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in found:
+            how = f"{called}=..." if name not in known else f"{called},{name}=..."
+            raise UserError(f"{what} needs its {name}: write {how}")
+    return found
+
+
+def typed(what: str, value: Any, hint: Any) -> Any:
+    """``value`` as the annotated type, within its range; text is read as the scalar it looks like.
+
+    Raises:
+        UserError: it is none of the types or choices, or out of range.
+    """
+    option = _option("", None, hint)
+    if option.choices:
+        if value not in option.choices:
+            choices = ", ".join(map(repr, option.choices))
+            raise UserError(f"{what} must be one of {choices}, got {value!r}")
+        return value
+    simple = {kind for kind in option.kinds if kind in (int, float, bool, str)}
+    if not simple or not isinstance(value, str | int | float):
+        return value  # anything else is given in Python, by someone who can read the signature
+    plain = scalar(value)
+    number = isinstance(plain, int | float) and not isinstance(plain, bool)
+    if bool in simple and isinstance(plain, bool):
+        return plain
+    if int in simple and number and float(plain).is_integer():
+        return _within(what, int(plain), option)
+    if float in simple and number:
+        return _within(what, float(plain), option)
+    if str in simple:
+        return str(value)
+    wanted = " or ".join(sorted(kind.__name__ for kind in simple))
+    raise UserError(f"{what} must be {wanted}, got {value!r}")
+
+
+def _within(what: str, value: Any, option: Option) -> Any:
+    if option.constraint is not None and value not in option.constraint:
+        raise UserError(f"{what} must be {option.wording}, got {value!r}")
+    return value
+
+
+def scalar(value: Any) -> Any:
+    """Text as the number or truth value it looks like; anything else as it is.
+
+    Example:
+        >>> scalar("1e-3"), scalar("true"), scalar("phrases")
+        (0.001, True, 'phrases')
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return {"true": True, "false": False}.get(value.lower(), value)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from html import escape
 from importlib import metadata
-from pathlib import Path
 from typing import Any
-
-from trueline.files import write_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +59,14 @@ class Finding:
             f"no metric {name!r} in {self.name}; it has {[m.name for m in self.metrics]}"
         )
 
+    def to_frame(self) -> Any:
+        """The metrics as a pandas DataFrame, one a row."""
+        return frame([self])
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        return to_html([self])
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready data; :meth:`from_dict` reads it back."""
         return asdict(self)
@@ -74,17 +78,35 @@ class Finding:
         return cls(**{**value, "metrics": metrics})
 
 
-def save_findings(run: str | os.PathLike[str], findings: Sequence[Finding]) -> None:
-    """Write ``findings.json`` in a run directory."""
-    write_json(Path(run) / "findings.json", [finding.to_dict() for finding in findings])
+def frame(findings: Sequence[Finding]) -> Any:
+    """The metrics of findings as a pandas DataFrame: finding, metric, value, low, high, n, unit."""
+    import pandas as pd
+
+    columns = ("value", "low", "high", "n", "unit")
+    rows = [
+        {"finding": f.name, "metric": m.name, **{name: getattr(m, name) for name in columns}}
+        for f in findings
+        for m in f.metrics
+    ]
+    return pd.DataFrame(rows, columns=["finding", "metric", *columns])
 
 
-def load_findings(run: str | os.PathLike[str]) -> list[Finding]:
-    """Read ``findings.json`` of a run directory; an empty list where there is none."""
-    path = Path(run) / "findings.json"
-    if not path.exists():
-        return []
-    return [Finding.from_dict(value) for value in json.loads(path.read_text("utf-8"))]
+def to_html(findings: Sequence[Finding], title: str = "") -> str:
+    """Findings for a notebook: what each says, then its numbers; all text is escaped."""
+    parts = [f"<h3>{escape(title)}</h3>"] if title else []
+    for f in findings:
+        parts.append(f"<p><b>{escape(f.name)}</b>: {escape(f.summary)}</p>")
+        rows = "".join(
+            f"<tr><td>{escape(m.name)}</td><td>{escape(str(m))}</td>"
+            f"<td>{'' if m.n is None else m.n}</td></tr>"
+            for m in f.metrics
+        )
+        if rows:
+            head = "<tr><th>measure</th><th>value [95% interval]</th><th>n</th></tr>"
+            parts.append(f"<table>{head}{rows}</table>")
+        if f.advice:
+            parts.append(f"<p><i>{escape(f.advice)}</i></p>")
+    return "\n".join(parts)
 
 
 def manifest(**facts: Any) -> dict[str, Any]:

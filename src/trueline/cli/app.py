@@ -19,7 +19,6 @@ import typer
 from trueline.cli import (
     bound,
     compare,
-    curate,
     data,
     demo,
     diagnose,
@@ -46,7 +45,6 @@ app.command(context_settings=train.CONTEXT)(train.align)
 train.add_scripts(app)
 app.command()(objectives.objectives)
 app.add_typer(data.app, name="data")
-curate.add_to(data.app)
 app.add_typer(diagnose.app, name="diagnose")
 app.command()(evaluate.evaluate)
 app.command()(evaluate.calibrate_judge)
@@ -75,6 +73,16 @@ def root(
     """Align language models to be safe and preferred, and show whether and why it worked."""
 
 
+def _load_plugins() -> None:
+    """Import what `--import` names, at any verb; evaluate also keeps it in its configuration."""
+    from trueline import plugins
+
+    imports, words = plugins.imports_of(sys.argv[1:])
+    plugins.load(imports)
+    if imports and "evaluate" not in words:
+        sys.argv[1:] = words
+
+
 def main() -> None:
     """The console entry point, and the one boundary of errors.
 
@@ -89,6 +97,7 @@ def main() -> None:
         started = launch.command(sys.argv[1:])
         if started is not None:
             os.execv(started[0], started)
+        _load_plugins()
         app()
     except KeyboardInterrupt as interrupted:
         number = getattr(interrupted, "number", signal.SIGINT)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +13,7 @@ from trueline.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trueline.evaluation.comparison import Comparison, Settings
+    from trueline.evaluation.comparison import Comparison
     from trueline.results import Finding
 
 
@@ -87,32 +85,25 @@ def compare(
 
         show_power(power, n, correlation, level, json)
         return
-    from trueline.evaluation.comparison import Settings
+    from trueline.runs import compare as verb
 
-    settings = Settings(
-        baseline=baseline,
-        judge=judge,
-        benchmarks=benchmark or (),
-        attacks=attack or (),
-        primary=[name.strip() for name in primary.split(",") if name.strip()],
-        margins=_margins(margin or ()),
-        **({} if calibration is None else _calibration(calibration)),
-        level=level,
-        seed=seed,
-    )
+    given = {
+        "baseline": baseline, "judge": judge, "benchmarks": benchmark or (),
+        "attacks": attack or (), "primary": primary, "margins": _margins(margin or ()),
+        "calibration": calibration, "level": level, "seed": seed,
+    }  # fmt: skip
     if resilience:
-        found, notes = _resilience(runs or [], points, preset, settings)
-        _save(output, [found])
-        _tell_resilience(found, notes, output, json)
+        found = verb.resilience(*(runs or ()), points=points, preset=preset, **given)
+        found.save(output)
+        _tell_resilience(found.findings[0], found.notes, output, json)
         return
-    from trueline.evaluation.comparison import compare_runs, findings_of, load_judged_runs
-
-    result = compare_runs(load_judged_runs(runs or []), settings)
-    _save(output, findings_of(result), result)
+    result = verb.compare(*(runs or ()), **given)
+    result.save(output)
+    assert result.comparison is not None
     if json:
-        print_json({**result.to_dict(), "output": str(output)})
+        print_json({**result.comparison.to_dict(), "output": str(output)})
     else:
-        _tell(result, output)
+        _tell(result.comparison, output)
 
 
 def _check_options(
@@ -141,87 +132,16 @@ def _check_options(
 
 
 def _margins(given: Sequence[str]) -> dict[str, float]:
-    from trueline.evaluation.comparison.values import MARGINS
-
-    margins = dict(MARGINS)
+    margins = {}
     for text in given:
         name, _, value = text.partition("=")
         try:
-            margins[name.replace("-", "_")] = float(value)
+            margins[name] = float(value)
         except ValueError:
             raise UserError(
                 f"--margin takes MEASURE=RATE, such as utility=0.05, got {text!r}"
             ) from None
     return margins
-
-
-def _calibration(path: Path) -> dict[str, Any]:
-    """The counts that calibrate-judge wrote, and of which measure and judge they are."""
-    import json
-
-    from trueline.stats import Calibration
-
-    if not path.is_file():
-        raise UserError(f"{path} is no file; give what `trueline calibrate-judge` wrote")
-    try:
-        value = json.loads(path.read_text("utf-8"))
-        counts = Calibration.from_dict(value)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
-    return {
-        "calibration": counts,
-        "calibrates": (value.get("measure", "asr"), value.get("judge")),
-        "calibrated_on": value.get("model"),
-    }
-
-
-def _resilience(
-    runs: Sequence[Path], points: Path | None, preset: str | None, settings: Settings
-) -> tuple[Finding, list[str]]:
-    from trueline.evaluation.comparison import (
-        compare_runs,
-        load_judged_runs,
-        points_from_runs,
-        read_points,
-    )
-    from trueline.evaluation.resilience import resilience
-
-    notes: list[str] = []
-    if points is not None:
-        models = read_points(points)
-    else:
-        judged = load_judged_runs(runs)
-        compared = compare_runs(judged, settings)
-        asr = {
-            level.run: level.metric.value
-            for level in compared.levels
-            if level.scope.measure == "asr" and level.scope.whole
-        }
-        collected = points_from_runs(judged, asr)
-        models, notes = collected.points, collected.notes
-    found = resilience(models, preset=preset, seed=settings.seed, level=settings.level)  # type: ignore[arg-type]
-    return found, notes
-
-
-def _save(output: Path, findings: Sequence[Finding], result: Comparison | None = None) -> None:
-    """A folder that `trueline report` reads like a run."""
-    from trueline.files import write_json
-    from trueline.results import manifest, save_findings
-
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"--output {output} is not a folder and cannot become one") from None
-    save_findings(output, findings)
-    write_json(output / "manifest.json", manifest(command=shlex.join(["trueline", *sys.argv[1:]])))
-    if result is not None:
-        import json
-
-        from trueline.evaluation.comparison import samples_of
-
-        write_json(output / "comparison.json", result.to_dict())
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in samples_of(result))
-        (output / "samples.jsonl").write_text("".join(lines), "utf-8", newline="\n")
 
 
 def _tell(result: Comparison, output: Path) -> None:

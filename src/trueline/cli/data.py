@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from trueline.cli.common import Json, console, print_json
+from trueline.cli.curate import Form, Limit, Name, SkipBad, Source, Split, steps
+from trueline.cli.lazy import Late
 from trueline.terminal import polled
 
 if TYPE_CHECKING:
@@ -20,14 +22,8 @@ if TYPE_CHECKING:
     from trueline.data import DataSummary, Examples
     from trueline.records import Example
 
-app = typer.Typer(no_args_is_help=True, help="Inspect, convert and curate data.")
+app = typer.Typer(cls=Late(steps), no_args_is_help=True, help="Inspect, convert and curate data.")
 
-Source = Annotated[str, typer.Argument(help="A file, a directory, or a hub id (org/name).")]
-Split = Annotated[str, typer.Option(help="Split of a hub data set or of a directory.")]
-Name = Annotated[str | None, typer.Option(help="Configuration of a hub data set.")]
-Form = Annotated[str | None, typer.Option(help="The data's form, where its columns do not tell.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out and count them.")]
-Limit = Annotated[int | None, typer.Option(help="Stop after this many examples.")]
 
 STYLES = {"prompt": "dim", "chosen": "green", "desirable": "green", "rejected": "red"}
 SHOWN = 600  # characters of each part of the example that is shown

@@ -61,7 +61,7 @@ def run_diffusion(config: DiffusionConfig, *, resume: bool = False) -> dict[str,
     """Load, align, save; the run directory holds all there is to know."""
     from trueline.diffusion import DiffusionTrainer, load_image_examples, load_text_to_image
     from trueline.errors import UserError
-    from trueline.results import save_findings
+    from trueline.runs.record import Run
     from trueline.training.checkpoints import Interrupted
 
     quiet_libraries()
@@ -97,7 +97,7 @@ def run_diffusion(config: DiffusionConfig, *, resume: bool = False) -> dict[str,
     hub = trainer.push() if config.push_to_hub else None
     findings = [training_finding(config.output_dir, trainer.objective.spec.name)]
     if trainer.accelerator.is_main_process:
-        save_findings(config.output_dir, findings)
+        Run.create(config.output_dir).save(findings)
         console.print(findings[0].summary, highlight=False)
         console.print(f"model, metrics and samples: {config.output_dir}", highlight=False)
     result = {
@@ -122,19 +122,15 @@ def _notes(data: ImageData, trainer: DiffusionTrainer) -> list[str]:
 
 
 def _write_run_files(config: DiffusionConfig, trainer: DiffusionTrainer, notes: list[str]) -> None:
-    """config.yaml and manifest.json, before the first step."""
+    """Configuration and manifest, before the first step."""
     import dataclasses
 
-    import yaml
+    from trueline.runs.record import Run
 
-    from trueline.files import write_json
-    from trueline.results import manifest
-
-    folder = Path(config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    run = Run.create(config.output_dir)
     resolved = dataclasses.asdict(config) | {"objective_options": dict(trainer.objective.options)}
-    (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=True), "utf-8")
-    facts = manifest(
+    run.write_config(resolved)
+    run.write_manifest(
         command="trueline diffusion align",
         seed=config.seed,
         data=config.dataset_name,
@@ -148,7 +144,6 @@ def _write_run_files(config: DiffusionConfig, trainer: DiffusionTrainer, notes: 
         encodings=None if trainer.estimate is None else str(trainer.estimate),
         identity=dict(trainer.identity.facts),
     )
-    write_json(folder / "manifest.json", facts)
 
 
 def _reference(trainer: DiffusionTrainer) -> str:
@@ -160,13 +155,11 @@ def _reference(trainer: DiffusionTrainer) -> str:
 def training_finding(output_dir: str | Path, objective: str) -> Finding:
     """The last tenth of the logged steps: implicit accuracy, and whether the chosen images' error
     rose above the reference's."""
-    import json
-
     from trueline.results import Finding, Metric
+    from trueline.runs.record import Run
     from trueline.stats import mean_metric
 
-    lines = (Path(output_dir) / "metrics.jsonl").read_text("utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = Run(output_dir).rows
     last = rows[-max(len(rows) // 10, min(len(rows), 5)) :]
     names = {
         "loss": "loss",

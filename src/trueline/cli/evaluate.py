@@ -74,12 +74,13 @@ def evaluate(
     Writes judgements.jsonl, findings.json and samples.jsonl; `trueline compare` and `trueline
     report` read them.
     """
+    from trueline import plugins
     from trueline.cli.evaluate_tables import list_names_of_all, show
     from trueline.evaluation.ranks import rank
-    from trueline.runs.evaluate import import_modules, read_options, run_evaluation
+    from trueline.runs.evaluate import read_options, run_evaluation
 
     if list_names:
-        import_modules(imports or [])
+        plugins.load(imports or [])
         list_names_of_all(json)
         return
     given = {

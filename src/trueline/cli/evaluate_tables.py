@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trueline.cli.common import console, print_json
+from trueline.runs.record import Key
 
 if TYPE_CHECKING:
     from trueline.results import Finding
@@ -21,7 +22,7 @@ def _table(title: str, judged: Sequence[Finding]) -> Any:
     table.add_column("rate [95% interval]")
     table.add_column("n", justify="right")
     for finding in judged:
-        table.add_column(escape(finding.name.removeprefix("judged by ")), justify="right")
+        table.add_column(escape(Key.judge_of(finding) or finding.name), justify="right")
     by_name = [{m.name: m for m in f.metrics} for f in judged]
     names = list(dict.fromkeys(m.name for f in judged for m in f.metrics))
     for metric in sorted(names, key=lambda n: "," not in n):
@@ -37,7 +38,7 @@ def show(name: str, findings: Sequence[Finding], notes: Sequence[str], folder: P
     """The rates by benchmark, attack and judge, other findings, advice and notes."""
     from trueline.evaluation.broken import NO_LONGER
 
-    judged = [f for f in findings if f.name.startswith("judged by ")]
+    judged = [f for f in findings if Key.judge_of(f) is not None]
     for finding in findings:
         if finding.name == NO_LONGER:
             console.print(finding.summary, style="bold red", markup=False, highlight=False)

@@ -24,11 +24,11 @@ def report(
     it count as its own. Of several judged runs the first is the baseline, and the others are
     compared with it prompt by prompt.
     """
-    from trueline.report import load_run, render_report, report_from_runs
+    from trueline.runs.report import report as verb
 
-    missing = {str(path): load_run(path).missing for path in runs}
+    page = verb(*runs)
     target = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
-    path = render_report(report_from_runs(runs), target)
+    path, missing = page.save(target), page.missing
     for run, pieces in missing.items():
         for piece in pieces:
             console.print(f"{run}: {piece}", markup=False, highlight=False)

@@ -77,13 +77,9 @@ def _train(
     json: bool,
 ) -> None:
     """Read the options, in the words of TRL's ``script`` where one is named, and run them."""
-    from trueline.config import load_run_config
-    from trueline.objectives import OBJECTIVES
-    from trueline.runs.align import run_alignment
+    from trueline.runs.align import read_options, run_alignment
 
-    options = {name for spec in OBJECTIVES.values() for name in spec.options}
-    options |= _own_options(config, overrides)
-    run = load_run_config(config, overrides, options, script=script)
+    run = read_options(config, overrides, script=script)
     for note in run.notes:
         console.print(f"note: {note}", style="dim", highlight=False)
     if json:
@@ -92,15 +88,3 @@ def _train(
     result = run_alignment(run, resume=resume)
     if json:
         print_json(result)
-
-
-def _own_options(config: Path | None, overrides: dict[str, Any]) -> set[str]:
-    """Options of objectives that are the user's own, ``my_package.losses:mine``."""
-    import yaml
-
-    from trueline.objectives import find
-
-    given = yaml.safe_load(config.read_text("utf-8")) if config and config.is_file() else None
-    names = overrides.get("loss_type") or (given or {}).get("loss_type") or []
-    listed = names if isinstance(names, list) else [names]
-    return {key for name in listed if ":" in str(name) for key in find(str(name)).options}

@@ -1,5 +1,7 @@
 """Data: every common form in, one kind of record out, as a stream; inspect it, convert it."""
 
+import sys
+
 import trueline.data.foreign  # noqa: F401  (registers its forms)
 from trueline.data.convert import TARGETS, WriteReport, write_examples
 from trueline.data.forms import FORMS, Form, detect
@@ -7,6 +9,7 @@ from trueline.data.inspect import DataSummary, inspect_examples
 from trueline.data.load import Drop, Examples, LoadReport, load_examples
 from trueline.data.readers import DataError
 from trueline.data.tally import Lengths
+from trueline.verbs import Data
 
 __all__ = [
     "FORMS",
@@ -24,3 +27,5 @@ __all__ = [
     "load_examples",
     "write_examples",
 ]
+
+sys.modules[__name__].__class__ = Data

@@ -40,8 +40,9 @@ from trueline.diffusion.setup import (
 from trueline.diffusion.step import DiffusionEngine
 from trueline.diffusion.tracking import Trackers, push
 from trueline.errors import UserError
-from trueline.files import Lock, append
+from trueline.files import Lock
 from trueline.identity import Identity
+from trueline.runs.record import METRICS, Run
 from trueline.terminal import progress, say
 from trueline.training.checkpoints import (
     IDENTITY_FILE,
@@ -202,7 +203,7 @@ class DiffusionTrainer:
             if main:
                 cut_back(self._metrics_file, checkpoint)
         elif main:
-            aside = claim(folder, overwrite=self.config.overwrite, also=("metrics.jsonl",))
+            aside = claim(folder, overwrite=self.config.overwrite, also=(METRICS,))
             if aside is not None:
                 say(f"set aside: {aside}", quiet=self._quiet)
         self._begun = True
@@ -296,13 +297,13 @@ class DiffusionTrainer:
                 self._warned = True
                 log.warning(RISING, self.done, 100 * rise)
         if self.accelerator.is_main_process:
-            append(self._metrics_file, {"step": self.done, **row})
+            Run(self.config.output_dir).log({"step": self.done, **row})
         self.trackers.metrics(row, self.done)
         return row
 
     @property
     def _metrics_file(self) -> Path:
-        return Path(self.config.output_dir) / "metrics.jsonl"
+        return Path(self.config.output_dir) / METRICS
 
     @property
     def _quiet(self) -> bool:

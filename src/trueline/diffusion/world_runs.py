@@ -27,7 +27,8 @@ from trueline.diffusion.world import (
     untrained,
 )
 from trueline.files import cache_folder
-from trueline.results import Finding, save_findings
+from trueline.results import Finding
+from trueline.runs.record import Run
 from trueline.stats import mean_metric, paired_difference, rate
 
 Size: TypeAlias = Literal["demo", "test"]
@@ -174,7 +175,7 @@ def measure_in_world(
         base: the model before, on the same captions and noise, for the difference.
         seed: of the noise.
         size: of the world.
-        folder: where to leave ``findings.json``.
+        folder: where to leave its findings.
     """
     count = SCALES[size]["pictures"]
     captions = [CAPTIONS[k % len(CAPTIONS)] for k in range(count)]
@@ -198,5 +199,5 @@ def measure_in_world(
     summary = f"{title}: {metrics[0]} of pictures are bright, {metrics[1]} are what was asked for."
     finding = Finding("small world", summary, metrics)
     if folder is not None:
-        save_findings(folder, [finding])
+        Run.create(folder).save([finding])
     return WorldMeasurement(name, title, readings, pictures, finding)

@@ -108,7 +108,8 @@ def model_of(source: str) -> str | None:
         UserError: it cannot be loaded.
     """
     from trueline.evaluation.backends import open_backend
-    from trueline.evaluation.log import SETTINGS, fingerprint_of
+    from trueline.evaluation.log import fingerprint_of
+    from trueline.runs.record import SETTINGS
 
     file = Path(source) / SETTINGS
     if file.is_file():

@@ -18,12 +18,13 @@ from trueline.errors import UserError
 from trueline.evaluation.cases import Watch, prepare
 from trueline.evaluation.judges.base import Judge
 from trueline.evaluation.judging import Judged, judge_cases
-from trueline.evaluation.log import JUDGEMENTS, Judgement, read_judgements
+from trueline.evaluation.log import Judgement, read_judgements
 from trueline.evaluation.ranks import rank
 from trueline.evaluation.setup import Setup, claim_folder
 from trueline.evaluation.sorting import sort_answer
 from trueline.evaluation.store import Store
 from trueline.files import append, mend
+from trueline.runs.record import JUDGEMENTS
 
 STORES = ("prompts", "answers", "replies", "verdicts")
 

@@ -42,11 +42,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from trueline.errors import UserError
+from trueline.runs.record import JUDGEMENTS, SETTINGS
 
 Key: TypeAlias = tuple[str, str, str, str, str]
 MEASURES = ("asr", "over_refusal", "utility")
-JUDGEMENTS = "judgements.jsonl"
-SETTINGS = "evaluation.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import inspect
 import re
-import types
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from trueline.errors import UserError
-from trueline.registry import Registry, nearest
+from trueline.options import arguments
+from trueline.registry import Registry
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -111,29 +110,7 @@ class Plugin(Generic[T]):
         Raises:
             UserError: an unknown option, one of the wrong type, or a missing one.
         """
-        parameters = inspect.signature(self.make).parameters
-        hints = typing.get_type_hints(self.make)
-        positional = [p for p in parameters.values() if p.kind is not p.KEYWORD_ONLY]
-        known = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
-        given: dict[str, Any] = {}
-        for key, value in options.items():
-            if key in known or (positional and key == positional[0].name and main is None):
-                given[key] = _typed(f"{self.kind} {self.name!r}: {key}", value, hints.get(key))
-            else:
-                raise UserError(
-                    f"{self.kind} {self.name!r} has no option {key!r}{nearest(key, known)} "
-                    f"(its options: {', '.join(known) or 'none'})"
-                )
-        if main is not None:
-            if not positional:
-                raise UserError(f"{self.kind} {self.name!r} takes no argument, got {main!r}")
-            hint = hints.get(positional[0].name)
-            given[positional[0].name] = _typed(f"{self.kind} {self.name!r}", main, hint)
-        for name, parameter in parameters.items():
-            if parameter.default is parameter.empty and name not in given:
-                how = f"{self.name}=..." if name not in known else f"{self.name},{name}=..."
-                raise UserError(f"{self.kind} {self.name!r} needs its {name}: write {how}")
-        return self.make(**given)
+        return self.make(**arguments(f"{self.kind} {self.name!r}", self.make, main, options))
 
     def of(self, spec: Spec) -> T:
         """Call it with the main argument and the options of ``spec``."""
@@ -148,38 +125,3 @@ def register(registry: Registry[Plugin[T]], name: str, *aliases: str) -> Callabl
         return function
 
     return add
-
-
-def _typed(what: str, value: Any, hint: Any) -> Any:
-    """``value`` as the annotated type; text is read as the YAML scalar it looks like."""
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    kinds = typing.get_args(hint) if union else (hint,)
-    if typing.get_origin(hint) is typing.Literal:
-        if value not in typing.get_args(hint):
-            choices = ", ".join(map(repr, typing.get_args(hint)))
-            raise UserError(f"{what} must be one of {choices}, got {value!r}")
-        return value
-    simple = {kind for kind in kinds if kind in (int, float, bool, str)}
-    if not simple or not isinstance(value, str | int | float):
-        return value  # anything else is given in Python, by someone who can read the signature
-    scalar = _scalar(value)
-    number = isinstance(scalar, int | float) and not isinstance(scalar, bool)
-    if bool in simple and isinstance(scalar, bool):
-        return scalar
-    if int in simple and number and float(scalar).is_integer():
-        return int(scalar)
-    if float in simple and number:
-        return float(scalar)
-    if str in simple:
-        return str(value)
-    wanted = " or ".join(sorted(kind.__name__ for kind in simple))
-    raise UserError(f"{what} must be {wanted}, got {value!r}")
-
-
-def _scalar(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return float(value)
-    except ValueError:
-        return {"true": True, "false": False}.get(value.lower(), value)

@@ -14,9 +14,9 @@ from trueline.evaluation.backends.base import Backend, Decoding, Request
 from trueline.evaluation.backends.local import template_hash
 from trueline.evaluation.benchmarks.base import Benchmark
 from trueline.evaluation.judges.base import Judge
-from trueline.evaluation.log import SETTINGS
 from trueline.files import write_json
 from trueline.records import Message
+from trueline.runs.record import FINDINGS, SETTINGS, Run
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def claim_folder(folder: Path, setup: Setup) -> None:
     # through JSON and back, so that what was written compares with what is at hand
     new = json.loads(json.dumps({**setup.model_facts, **setup.part_facts}, default=str))
     if not path.exists():
-        if (folder / "findings.json").exists():
+        if Run(folder).has(FINDINGS):
             raise UserError(f"{folder} holds a run of another kind; name another --output")
         write_json(path, new)
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -12,6 +11,7 @@ from trueline.evaluation.broken import kinds_of, no_longer_answers
 from trueline.evaluation.harness import Evaluation
 from trueline.evaluation.log import Judgement
 from trueline.results import Finding, Metric
+from trueline.runs.record import Key, Run
 from trueline.stats import agreement, clustered_rate, mean_metric, rate
 
 TITLES = {"asr": "attack success", "over_refusal": "over-refusal", "utility": "good answers"}
@@ -58,7 +58,7 @@ def _finding(judge: str, rows: Rows, missing: Mapping[tuple[str, str], int], see
         total = len(there) + count
         metrics.append(rate(f"no prompt from the attack, {benchmark}, {attack}", count, total))
     said = "; ".join(f"{m.name} {m}" for m in rates if not m.name.startswith("mean score"))
-    return Finding(f"judged by {judge}", f"Judged by {judge}: {said}.", metrics, _advice(quality))
+    return Finding(Key.judged(judge), f"Judged by {judge}: {said}.", metrics, _advice(quality))
 
 
 def metric_name(measure: str, benchmark: str, attack: str) -> str:
@@ -165,6 +165,5 @@ def _sample(rows: Rows, model: str) -> dict[str, Any]:
 
 
 def write_samples(folder: Path, rows: Rows, model: str) -> None:
-    """Write ``samples.jsonl``."""
-    lines = (json.dumps(sample, ensure_ascii=True) + "\n" for sample in samples(rows, model))
-    (folder / "samples.jsonl").write_text("".join(lines), "utf-8")
+    """Keep prompts and answers in the evaluation's folder."""
+    Run(folder).write_samples(samples(rows, model), ascii_only=True)

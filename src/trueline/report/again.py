@@ -9,8 +9,9 @@ from typing import Any
 
 from trueline.report.blocks import Block, Cell, Facts, Section, Table, Text
 from trueline.report.findings import draw
-from trueline.report.load import Run
+from trueline.report.load import curation_of
 from trueline.results import Finding
+from trueline.runs.record import CONFIG, Run
 
 SECRET = re.compile(r"(hub_token|api_key|password|secret)$")
 """Names of options whose values no page should show."""
@@ -40,16 +41,17 @@ def data_section(runs: Sequence[Run]) -> Iterator[Section]:
 
 def _curated(run: Run) -> Iterator[Block]:
     """What the manifest beside a curated file says of its making."""
-    if not isinstance(run.curation.get("finding"), Mapping):
+    curation = curation_of(run)
+    if not isinstance(curation.get("finding"), Mapping):
         return
-    finding = Finding.from_dict(run.curation["finding"])
-    yield Text(f"Made by trueline data {run.curation.get('verb', '')}. {finding.summary}")
+    finding = Finding.from_dict(curation["finding"])
+    yield Text(f"Made by trueline data {curation.get('verb', '')}. {finding.summary}")
     drawn = draw(finding)
     yield from drawn.blocks
     run.missing.extend(drawn.problems)
-    counts = run.curation.get("counts")
+    counts = curation.get("counts")
     rows: list[list[Cell]] = [[str(k), v] for k, v in dict(counts or {}).items()]
-    dropped = run.curation.get("dropped")
+    dropped = curation.get("dropped")
     rows += [[f"left out: {why}", d.get("count")] for why, d in dict(dropped or {}).items()]
     if rows:
         yield Table(("rows", "count"), rows, folded=True, title="Rows kept and left out")
@@ -79,7 +81,7 @@ def command_of(run: Run) -> str:
     line = shlex.join(map(str, command)) if isinstance(command, list) else str(command or "")
     if line in ("trueline align", "trueline evaluate") and run.config:
         option = "--output_dir" if line.endswith("align") else "--output"
-        config, folder = shlex.quote(str(run.path / "config.yaml")), f"{run.path}-again"
+        config, folder = shlex.quote(str(run.path / CONFIG)), f"{run.path}-again"
         return f"{line} --config {config} {option} {shlex.quote(folder)}"
     return line
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from trueline.report.blocks import Answer, Sample, Samples, Section
-from trueline.report.load import Run
+from trueline.report.load import samples_of
+from trueline.runs.record import SAMPLES, Run
 
 SHOWN = 24
 """Prompts on the page; the run's file has all of them."""
@@ -18,7 +19,7 @@ def sample_section(runs: Sequence[Run]) -> Iterator[Section]:
     if not merged:
         return
     chosen = spread(merged, SHOWN)
-    some = f"{len(chosen)} of {len(merged)} prompts, of every kind; samples.jsonl has all. "
+    some = f"{len(chosen)} of {len(merged)} prompts, of every kind; {SAMPLES} has all. "
     text = (some if len(chosen) < len(merged) else "") + (
         "Answers to harmful prompts stay blurred until asked for."
         if any(sample.sensitive for sample in chosen)
@@ -32,7 +33,7 @@ def _merged(runs: Sequence[Run]) -> Iterator[Sample]:
     found: dict[tuple[str, str], list[Answer]] = {}
     sensitive: set[tuple[str, str]] = set()
     for run in runs:
-        for sample in run.samples:
+        for sample in samples_of(run):
             key = (sample.prompt, sample.label)
             answers = found.setdefault(key, [])
             taken = {answer.model for answer in answers}

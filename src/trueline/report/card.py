@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trueline.files import write_text
 from trueline.report.style import visible
-from trueline.results import Finding, load_findings
+from trueline.results import Finding
+from trueline.runs.record import CARD, CONFIG, MANIFEST, Run
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|!~$])")
 """What Markdown (or HTML inside it) would read as more than text."""
@@ -26,11 +28,9 @@ def write_model_card(run_dir: str | os.PathLike[str]) -> Path:
     Raises:
         UserError: there is no such directory.
     """
-    from trueline.report.load import load_run
-
-    run = load_run(run_dir)
-    path = Path(run_dir) / "README.md"
-    path.write_text(model_card(run.name, run.config, load_findings(run_dir)), "utf-8")
+    run = Run.open(run_dir)
+    path = run.path / CARD
+    write_text(path, model_card(run.name, run.config, run.own))
     return path
 
 
@@ -53,8 +53,8 @@ def model_card(name: str, config: Mapping[str, Any], findings: Sequence[Finding]
         f"# {escaped(name)}",
         "",
         f"{escaped(base)}, aligned with the objective {escaped(objective)} on {escaped(data)} by "
-        "Trueline. The whole configuration is in `config.yaml`; versions and data hashes are in "
-        "`manifest.json`; `trueline report` shows the run on one page.",
+        f"Trueline. The whole configuration is in `{CONFIG}`; versions and data hashes are in "
+        f"`{MANIFEST}`; `trueline report` shows the run on one page.",
         "",
         *(line for finding in findings for line in _finding(finding)),
     ]

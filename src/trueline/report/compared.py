@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from trueline.errors import UserError
-from trueline.evaluation.log import JUDGEMENTS
 from trueline.report.answers import spread
 from trueline.report.blocks import Block, Cell, Highlight, Samples, Section, Table, Text
 from trueline.report.findings import draw
-from trueline.report.load import Run, read_sample
+from trueline.report.load import read_sample, samples_of
 from trueline.report.numbers import number
+from trueline.runs.record import Run
 
 if TYPE_CHECKING:
     from trueline.evaluation.comparison import Comparison, Contrast
@@ -54,9 +54,9 @@ def compared(runs: Sequence[Run]) -> Compared:
 
 def _is_judged(run: Run) -> bool:
     """Whether answers of this run were judged; the sandbox keeps its verdicts with the samples."""
-    if any(run.path.rglob(JUDGEMENTS)):
+    if run.judged:
         return True
-    return bool(run.samples) and any(a.verdict for s in run.samples for a in s.answers)
+    return any(a.verdict for s in samples_of(run) for a in s.answers)
 
 
 def _sentences(result: Comparison) -> list[str]:

@@ -24,6 +24,7 @@ from trueline.report.pictures import (
     ScatterPanel,
 )
 from trueline.results import Finding, Metric
+from trueline.runs.record import FINDINGS
 
 Figures: TypeAlias = Mapping[str, Any]
 Drawer: TypeAlias = Callable[[Figures], Iterator[Block]]
@@ -68,7 +69,7 @@ def draw(finding: Finding) -> Drawn:
         if kind not in DRAWERS:
             problems.append(
                 f"{finding.name} has a figure of a kind this report does not draw: {kind}; "
-                "findings.json has its data"
+                f"{FINDINGS} has its data"
             )
             continue
         try:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from trueline.report.blocks import Highlight
-from trueline.report.load import Run
 from trueline.results import Metric
+from trueline.runs.record import Run
 
 Better = Literal["lower", "higher"]
 

@@ -11,7 +11,7 @@ from trueline.report.answers import sample_section
 from trueline.report.blocks import Block, Highlight, Report, Section
 from trueline.report.compared import compared
 from trueline.report.highlights import highlights_of
-from trueline.report.load import Run, load_run
+from trueline.report.load import load_run
 from trueline.report.numbers import number
 from trueline.report.topics import (
     ENTANGLEMENT,
@@ -25,6 +25,7 @@ from trueline.report.topics import (
 )
 from trueline.report.training import series, training_curves
 from trueline.results import Finding
+from trueline.runs.record import Run
 
 BEFORE = (VERDICT, SAFETY, SEPARATION)
 AFTER = (ENTANGLEMENT, HELD_OUT, RANKING)

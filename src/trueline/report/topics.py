@@ -10,10 +10,10 @@ from trueline.errors import UserError
 from trueline.evaluation.broken import NO_LONGER
 from trueline.report.blocks import Block, Cell, Section, Table, Text, Verdicts
 from trueline.report.findings import draw, scatter_panel
-from trueline.report.load import Run
 from trueline.report.numbers import words
 from trueline.report.pictures import Curves, Heatmap, RateChart, Scatter
 from trueline.results import Finding
+from trueline.runs.record import Key, Run
 
 Found: TypeAlias = tuple[Run, Finding]
 
@@ -37,12 +37,12 @@ class Topic:
         return finding.name in self.names or any(map(finding.name.startswith, self.prefixes))
 
 
-VERDICT = Topic("Verdict", ("verdict",))
-SAFETY = Topic("Safety", ("safety",), (NO_LONGER, "judged by ", "agreement of ", "safety ("))
-SEPARATION = Topic("Separation", (), ("separation",))
-ENTANGLEMENT = Topic("Gradient entanglement", (), ("entanglement",))
-RANKING = Topic("Ranking, the alignment gap and difficulty", ("ranking",))
-HELD_OUT = Topic("Held-out pairs", ("held-out",))
+VERDICT = Topic("Verdict", (Key.VERDICT,))
+SAFETY = Topic("Safety", (Key.SAFETY,), (NO_LONGER, Key.JUDGED, "agreement of ", f"{Key.SAFETY} ("))
+SEPARATION = Topic("Separation", (), (Key.SEPARATION,))
+ENTANGLEMENT = Topic("Gradient entanglement", (), (Key.ENTANGLEMENT,))
+RANKING = Topic("Ranking, the alignment gap and difficulty", (Key.RANKING,))
+HELD_OUT = Topic("Held-out pairs", (Key.HELD_OUT,))
 
 
 def topic_section(topic: Topic, runs: Sequence[Run]) -> Iterator[Section]:

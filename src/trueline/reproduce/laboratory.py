@@ -13,16 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from trueline.config import AlignmentConfig
 from trueline.data import load_examples
 from trueline.data.chat import as_chat
 from trueline.diagnostics.separation import separation
 from trueline.evaluation.generation import generate
-from trueline.files import write_json
 from trueline.records import Example, Message
-from trueline.results import Finding, Metric, manifest, save_findings
+from trueline.results import Finding, Metric
+from trueline.runs.record import Run
 from trueline.sandbox import Sandbox
 from trueline.stats import rate
 from trueline.training import AlignmentTrainer
@@ -83,7 +81,8 @@ def align(
     source = getattr(sandbox, recipe.data)
     options = {**recipe.options, "loss_type": recipe.objective}
     run = folder / recipe.name
-    (run / "metrics.jsonl").unlink(missing_ok=True)
+    record = Run.create(run)
+    record.begin_log()
     examples = [as_chat(example) for example in load_examples(source)]
     trainer = train(sandbox.model_dir, examples, options, run, seed=seed, quiet=quiet)
     trainer.save_model()
@@ -94,8 +93,8 @@ def align(
         "model_name_or_path": "the sandbox's base model",
         "dataset_name": source.name,
     }
-    (run / "config.yaml").write_text(yaml.safe_dump(facts, sort_keys=True), "utf-8")
-    write_json(run / "manifest.json", manifest(command="trueline demo", seed=seed))
+    record.write_config(facts)
+    record.write_manifest(command="trueline demo", seed=seed)
     return trainer
 
 
@@ -172,10 +171,9 @@ def measure(
     samples = _samples(answers["direct"]) + _samples(answers["prefilled"], harmful_only=True)
     result = Measurement(name, safety, apart, samples)
     if folder is not None:
-        save_findings(folder, result.findings)
+        Run.create(folder).save(result.findings)
         everything = [row for kind in answers.values() for row in kind]
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in everything)
-        (folder / "samples.jsonl").write_text("".join(lines), "utf-8")
+        Run(folder).write_samples(everything)
     return result
 
 

@@ -1,10 +1,15 @@
-"""What `trueline align` does: from a preference file to an aligned model and what is known of it."""
+"""What `trueline align` does: from a preference file to an aligned model and what is known."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trueline.files import Lock
+from trueline.runs.run import Run
 from trueline.terminal import console
 
 if TYPE_CHECKING:
@@ -13,14 +18,62 @@ if TYPE_CHECKING:
     from trueline.results import Finding
     from trueline.training import AlignmentTrainer
 
+
+def align(config: str | Path | None = None, /, *, resume: bool = False, **options: Any) -> Run:
+    """Train a model with any objective.
+
+    Args:
+        config: a flat YAML file of options.
+        resume: go on from the last whole checkpoint of output_dir.
+        options: every key of the configuration; they beat the file.
+
+    Returns:
+        The run: its configuration, log, findings and model.
+
+    Raises:
+        UserError: an unknown key, a value of the wrong type, data that cannot be read, ...
+
+    Example:
+        >>> run = align("examples/hh/dpo.yaml", max_steps=100)  # doctest: +SKIP
+    """
+    run = read_options(config, options)
+    for note in run.notes:
+        console.print(f"note: {note}", style="dim", highlight=False)
+    return Run(run_alignment(run, resume=resume)["output_dir"])
+
+
+def read_options(
+    config: str | Path | None, overrides: Mapping[str, Any], *, script: str | None = None
+) -> RunConfig:
+    """The configuration: the file, and over it what was given; in the words of TRL's ``script``
+    where one is named."""
+    from trueline.config import load_run_config
+    from trueline.objectives import OBJECTIVES
+
+    options = {name for spec in OBJECTIVES.values() for name in spec.options}
+    options |= _own_options(config, overrides)
+    return load_run_config(config, overrides, options, script=script)
+
+
+def _own_options(config: str | Path | None, overrides: Mapping[str, Any]) -> set[str]:
+    """Options of objectives that are the user's own, ``my_package.losses:mine``."""
+    import yaml
+
+    from trueline.objectives import find
+
+    path = Path(config or "")
+    given = yaml.safe_load(path.read_text("utf-8")) if config and path.is_file() else None
+    names = overrides.get("loss_type") or (given or {}).get("loss_type") or []
+    listed = names if isinstance(names, list) else [names]
+    return {key for name in listed if ":" in str(name) for key in find(str(name)).options}
+
+
 def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
     """Load, train, evaluate, save; the run directory holds all there is to know."""
     import transformers
 
     from trueline.errors import UserError
-    from trueline.models import load_model, load_tokenizer, lora_config, merge_adapter
-    from trueline.report import log_findings, settle_tensorboard, write_model_card
-    from trueline.results import save_findings
+    from trueline.models import load_model, load_tokenizer, lora_config
     from trueline.training import AlignmentTrainer
 
     transformers.utils.logging.disable_progress_bar()
@@ -50,9 +103,31 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
         processing_class=tokenizer,
         peft_config=adapter,
     )
-    _write_run_files(run, trainer, resume=resume)
+    trainer.facts = {
+        "command": "trueline align",
+        **dataclasses.asdict(run.model),
+        **dataclasses.asdict(run.data),
+        **{k: getattr(v, "value", v) for k, v in _given(run).items() if v is not None},
+    }
+    with contextlib.ExitStack() as held:
+        if trainer.is_world_process_zero():
+            held.enter_context(Lock(_output(run)))
+        return _train(run, trainer, resume=resume)
+
+
+def _given(run: RunConfig) -> dict[str, Any]:
+    """What was asked for of the training, without secrets."""
+    return {k: getattr(run.training, k, None) for k in run.given if not k.endswith("token")}
+
+
+def _train(run: RunConfig, trainer: AlignmentTrainer, *, resume: bool) -> dict[str, Any]:
+    from trueline.models import merge_adapter
+    from trueline.report import log_findings, settle_tensorboard, write_model_card
+
+    trainer.begin(resume)
     settle_tensorboard(trainer)
-    before = trainer.evaluate_first() if test and not resume else None
+    if trainer.eval_dataset and not resume:
+        trainer.evaluate_first()
     try:
         trainer.train(resume_from_checkpoint=resume)
     except KeyboardInterrupt:
@@ -61,15 +136,15 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
             f"checkpoint in {_output(run)}, if there is one (save_strategy, save_steps)"
         )
         raise SystemExit(130) from None
-    after = trainer.evaluate() if test else None
+    if trainer.eval_dataset:
+        trainer.evaluate()
     trainer.save_model()
     trainer.save_state()
-    findings = [held_out_finding(after, before, reference=trainer.reference is not None)] if after else []
-    if encoding := trainer.encoder.told.finding():
-        findings.append(encoding)
+    if trainer.is_world_process_zero() and (encoding := trainer.encoder.told.finding()):
+        trainer.run.keep([encoding])
+    findings = Run(_output(run)).own if trainer.is_world_process_zero() else []
     log_findings(trainer, findings)
     if trainer.is_world_process_zero():
-        save_findings(_output(run), findings)
         write_model_card(_output(run))
         _show(findings, _output(run))
     trainer.accelerator.wait_for_everyone()
@@ -84,7 +159,7 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
 
 
 def _say_precision(run: RunConfig) -> None:
-    """On a CPU, bf16 against float32: where what was asked for is the slower one, and by how much."""
+    """On a CPU, bf16 against float32: where what was asked for is the slower one, by how much."""
     from trueline.precision import bf16_speed, slow_bf16
 
     if run.training.device.type != "cpu" or run.training.fp16:
@@ -152,100 +227,6 @@ def _read(data: DataArguments, source: str, split: str) -> list[Example]:
     if unread := ", ".join(examples.report.unread):
         console.print(f"columns of {source} that are not read: {unread}", style="yellow")
     return rows
-
-
-def held_out_finding(
-    after: dict[str, float], before: dict[str, float] | None, *, reference: bool = True
-) -> Finding:
-    """Ranking and reward accuracy on held-out pairs, with Wilson intervals."""
-    from trueline.stats import rate
-    from trueline.results import Finding, Metric
-
-    n = int(after["eval_samples"])
-    metrics: list[Metric] = [Metric("eval_loss", after["eval_loss"], n=n)]
-    names = {
-        "gap/ranking_accuracy": "ranking accuracy",
-        "gap/ranking_accuracy_per_token": "ranking accuracy per token",
-        "rewards/accuracies": "reward accuracy",
-    }
-    for key, title in names.items():
-        for prefix, values in (("base", before), ("eval", after)):
-            value = (values or {}).get(f"{prefix}_{key}")
-            if value is None or (prefix == "base" and reference and key.startswith("rewards")):
-                continue  # before training every reward is 0: its accuracy says nothing
-            label = f"{title}, {'before' if prefix == 'base' else 'after'}"
-            metrics.append(rate(label, round(value * n), n))
-    for side in ("chosen", "rejected"):
-        for prefix, values in (("base", before), ("eval", after)):
-            value = (values or {}).get(f"{prefix}_logps/{side}")
-            if value is not None:
-                when = "before" if prefix == "base" else "after"
-                metrics.append(Metric(f"log-prob of {side}, {when}", value, n=n, unit="nats"))
-    accuracy = next((m for m in metrics if m.name == "reward accuracy, after"), None)
-    relative = "relative to its reference" if reference else "by its own log-probs"
-    summary = (
-        f"On {n} held-out examples the aligned model prefers the chosen answer, {relative}, in "
-        f"{accuracy} (ties count one half)."
-        if accuracy
-        else f"Held-out loss {after['eval_loss']:.4g} on {n} examples."
-    )
-    return Finding("held-out", summary, metrics)
-
-
-def _write_run_files(run: RunConfig, trainer: AlignmentTrainer, *, resume: bool) -> None:
-    """config.yaml and manifest.json, before the first step; a new run starts its own metrics."""
-    import dataclasses
-
-    import yaml
-
-    from trueline.files import write_json
-    from trueline.results import manifest
-
-    if not trainer.is_world_process_zero():
-        return
-    folder = _output(run)
-    folder.mkdir(parents=True, exist_ok=True)
-    resolved = {
-        **dataclasses.asdict(run.model),
-        **dataclasses.asdict(run.data),
-        **{
-            key: getattr(value, "value", value)  # of transformers' enumerations
-            for key in run.given
-            if not key.endswith("token") and (value := getattr(run.training, key, None)) is not None
-        },
-        "loss_type": run.training.loss_type,
-        **dict(trainer.objective.options),
-        "coupling": run.training.coupling,
-        "max_length": run.training.max_length,
-        "learning_rate": run.training.learning_rate,
-        "seed": run.training.seed,
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=True), "utf-8")
-    reference = trainer.reference.cache.folder if trainer.reference is not None else None
-    facts = manifest(
-        command="trueline align",
-        seed=run.training.seed,
-        data=run.data.dataset_name,
-        data_hash=_file_hash(run.data.dataset_name),
-        train_examples=len(trainer.train_dataset),
-        encoding=dict(trainer.encoder.counts),
-        scoring="packed" if trainer.scorer.fast else "plain",
-        reference=reference.name if reference is not None else None,
-        reference_is=trainer.reference_words,
-    )
-    write_json(folder / "manifest.json", facts)
-    if not resume:
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
-
-
-def _file_hash(name: str | None) -> str | None:
-    import hashlib
-
-    path = Path(name or "")
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _show(findings: list[Finding], folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +27,7 @@ from trueline.report import (
 from trueline.report.blocks import Cell
 from trueline.reproduce import Measurement, Recipe
 from trueline.results import manifest
+from trueline.runs.record import Run
 from trueline.sandbox import Sandbox
 
 SETTINGS = {"beta": 0.1, "learning_rate": 1e-4, "num_train_epochs": 5}
@@ -193,14 +193,14 @@ def _separation(measurements: Sequence[Measurement]) -> Section:
 def _training(output: Path) -> Section:
     panels = []
     for recipe in RECIPES:
-        rows = _metrics(output / recipe.name / "metrics.jsonl")
+        rows = Run(output / recipe.name).rows
         lines = [
             Line(side, *_series(rows, f"logps/{side}"), tone)  # type: ignore[arg-type]
             for side, tone in (("chosen", "good"), ("rejected", "bad"))
         ]
         panels.append(CurvePanel(f"{TITLES[recipe.name]}: log-probs", "nats", lines))
     for recipe in RECIPES:
-        rows = _metrics(output / recipe.name / "metrics.jsonl")
+        rows = Run(output / recipe.name).rows
         lines = [Line("margin", *_series(rows, "rewards/margins"))]
         panels.append(CurvePanel(f"{TITLES[recipe.name]}: reward margin", "nats", lines))
     return Section(
@@ -208,10 +208,6 @@ def _training(output: Path) -> Section:
         "Chosen and rejected log-probs apart: a margin can grow while both fall.",
         [Curves(panels)],
     )
-
-
-def _metrics(path: Path) -> list[Mapping[str, Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:

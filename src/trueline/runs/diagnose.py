@@ -1,4 +1,4 @@
-"""A run directory diagnosed as a whole: what is missing is measured, and the verdict is kept.
+"""What `trueline diagnose` does: one question, or a run as a whole, where the verdict is kept.
 
 The file is long because a run has many parts that may be missing, each told in its own words.
 """
@@ -6,42 +6,41 @@ The file is long because a run has many parts that may be missing, each told in 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+import inspect
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trueline.runs.align import load_datasets
-from trueline.terminal import console
-from trueline.diagnostics.measuring import Loader, measure_entanglement, measure_ranking
-from trueline.diagnostics.separation.measuring import measure_separation
 from trueline.config import DataArguments, ModelArguments, RunConfig, load_run_config
-from trueline.diagnostics.separation.data import LabeledPrompts, prompts_of, read_prompts
+from trueline.diagnostics.question import Asked, Loader, Question
+from trueline.diagnostics.questions import QUESTIONS
+from trueline.diagnostics.separation.data import prompts_of, read_prompts
 from trueline.diagnostics.separation.fit import SMALLEST_CLASS
 from trueline.diagnostics.verdict import Sentence, verdict, verdict_finding
 from trueline.errors import UserError
 from trueline.objectives import OBJECTIVES
 from trueline.records import Example
-from trueline.results import Finding, load_findings, save_findings
+from trueline.results import Finding, frame, to_html
+from trueline.runs.align import load_datasets
+from trueline.runs.record import CONFIG, METRICS, Key, Run
+from trueline.terminal import console
 
 
-@dataclass
-class RunFacts:
-    """What a run directory tells of its training.
+@dataclass(frozen=True)
+class Trained:
+    """What a run tells of its training.
 
     Args:
-        folder: the run.
         model: where its model is.
         start: the model it was trained from, or None where that is not known.
         data: its data.
         objective: the ``loss_type``, and ``options`` what it was given.
         dtype: of the weights it was trained in.
         revision: of the model it was trained from, on the hub.
-        log: the rows of ``metrics.jsonl``.
     """
 
-    folder: Path
     model: str
     start: str | None
     data: DataArguments
@@ -51,13 +50,85 @@ class RunFacts:
     seed: int
     dtype: str
     revision: str
-    log: Sequence[Mapping[str, Any]] = ()
-    findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found, the verdict's sentences where a run was judged, and what else was told."""
+
+    findings: Sequence[Finding]
+    sentences: Sequence[Sentence] = ()
+    told: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_frame(self) -> Any:
+        """All metrics as a pandas DataFrame."""
+        return frame(self.findings)
+
+    def _repr_html_(self) -> str:
+        return to_html(self.findings, "Diagnosis")
+
+
+def diagnose(of: Any, question: str | None = None, /, **given: Any) -> Diagnosis:
+    """See why an alignment works or fails.
+
+    Args:
+        of: a run, or a run directory, of which everything that is missing is measured and the
+            verdict kept; with a question, a model's folder or hub id.
+        question: one question's name: separation, entanglement, ranking, or your own.
+        given: the options of `trueline diagnose all`, or of that question.
+
+    Example:
+        >>> diagnose(run)  # doctest: +SKIP
+        >>> diagnose("runs/dpo", "separation", data="prompts.jsonl")  # doctest: +SKIP
+    """
+    if question is None:
+        return diagnose_run(of, **{"quiet": True, **given})
+    return ask(question, model=os.fspath(of), **{"quiet": True, **given})
+
+
+def ask(
+    question: str,
+    /,
+    *,
+    model: str,
+    data: str,
+    reference: str | None = None,
+    split: str = "train",
+    name: str | None = None,
+    form: str | None = None,
+    skip_bad: bool = False,
+    limit: int | None = None,
+    as_chat: bool = False,
+    dtype: str | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    seed: int = 0,
+    save: str | Path | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> Diagnosis:
+    """Ask one question of a model.
+
+    Args:
+        question: its name.
+        model, data, reference: what is asked, on what, compared with what.
+        split, name, form, skip_bad, limit, as_chat: how the data are read.
+        dtype, device, trust_remote_code, quiet: how models are loaded.
+        seed: of splits, draws and intervals.
+        save: also keep the findings in this run.
+        options: the question's own.
+    """
+    loader = Loader(dtype, device, trust_remote_code, quiet=quiet)
+    how = {"split": split, "name": name, "form": form, "skip_bad": skip_bad, "limit": limit}
+    asked = Asked(model, data, reference, loader, seed, {**how, "as_chat": as_chat})
+    found = QUESTIONS[question](asked, **options)
+    if save is not None:
+        Run.open(save).keep(found)
+    return Diagnosis(found, told=asked.told)
 
 
 def diagnose_run(
-    run: Path,
-    loader: Loader,
+    run: str | Path | Run,
     *,
     model: str | None = None,
     reference: str | None = None,
@@ -66,62 +137,92 @@ def diagnose_run(
     again: bool = False,
     limit: int | None = None,
     max_pairs: int = 64,
+    dtype: str | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    quiet: bool = False,
     seed: int = 0,
-) -> tuple[list[Sentence], list[Finding]]:
-    """Measure what the run has no finding of, judge, and keep both in the run.
-
-    Returns:
-        The verdict's sentences, and all findings of the run.
+) -> Diagnosis:
+    """Ask every question that the run has no finding of and can be asked; judge, and keep all.
 
     Raises:
         UserError: no run, no model in it, or no data to measure on.
     """
-    facts = read_run(run, model=model, reference=reference, data=data)
-    loader = dataclasses.replace(
-        loader,
-        dtype=loader.dtype or facts.dtype,
-        revisions={} if facts.start is None else {facts.start: facts.revision},
-    )
-    have = {} if again else {finding.name: finding for finding in facts.findings}
-    labeled = None if prompts is None else read_prompts(prompts, as_chat=facts.data.as_chat)
-    held_out = _was_held_out(have)
-    if not {"ranking", "entanglement"} <= have.keys() or labeled is None:
+    record = Run(Run.open(run, "the folder that trueline align wrote").path)
+    facts = read_run(record, model=model, reference=reference, data=data)
+    revisions = {} if facts.start is None else {facts.start: facts.revision}
+    loader = Loader(dtype or facts.dtype, device, trust_remote_code, quiet, revisions)
+    asked = Asked(facts.model, "", facts.start, loader, seed, objective_options=facts.options)
+    have = {} if again else {finding.name: finding for finding in record.own}
+    if prompts is not None:
+        asked.prompts = read_prompts(prompts, as_chat=facts.data.as_chat)
+    held_out = all(finding.figures.get("held_out", True) for finding in have.values())
+    todo = [q for q in QUESTIONS.values() if q.gives[-1] not in have]
+    if prompts is not None and (separated := QUESTIONS[Key.SEPARATION]) not in todo:
+        todo.append(separated)
+    if any(q.needs != "prompts" or prompts is None for q in todo):
         examples, held_out = _examples(facts, given=data is not None, limit=limit)
-        labeled = labeled or prompts_of(examples)
-        for finding in _on_pairs(facts, loader, examples, have, max_pairs=max_pairs, seed=seed):
-            note = {**finding.figures, "held_out": held_out}
-            have[finding.name] = dataclasses.replace(finding, figures=note)
-    if "separation change" not in have or prompts is not None:
-        for finding in _on_prompts(facts, loader, labeled, seed=seed):
-            have[finding.name] = finding
-    sentences = verdict(list(have.values()), facts.log, held_out=held_out)
-    found = [verdict_finding(sentences), *(f for n, f in have.items() if n != "verdict")]
-    keep(run, found)
-    return sentences, load_findings(run)
+        asked.examples = examples
+        asked.prompts = asked.prompts if prompts is not None else prompts_of(examples)
+    settings = {
+        "objective": facts.objective, "max_length": facts.max_length, "max_pairs": max_pairs
+    }  # fmt: skip
+    for question in _askable(todo, asked):
+        options = {k: v for k, v in settings.items() if k in options_named(question.ask)}
+        for finding in question(asked, **options):
+            note = {"held_out": held_out} if question.needs != "prompts" else {}
+            have[finding.name] = dataclasses.replace(finding, figures={**finding.figures, **note})
+    sentences = verdict(list(have.values()), record.rows, held_out=held_out)
+    record.keep([verdict_finding(sentences), *(f for n, f in have.items() if n != Key.VERDICT)])
+    for problem in record.missing:
+        if problem.startswith(METRICS) and "left out" in problem:
+            console.print(problem, style="yellow", highlight=False)
+    return Diagnosis(record.own, sentences)
 
 
-def _was_held_out(have: Mapping[str, Finding]) -> bool:
-    marks = [f.figures.get("held_out", True) for f in have.values()]
-    return all(marks)
+def options_named(function: Callable[..., Any]) -> set[str]:
+    """The names of a function's options."""
+    return {p.name for p in inspect.signature(function).parameters.values()}
+
+
+def _askable(todo: Sequence[Question], asked: Asked) -> Iterator[Question]:
+    """The questions that the run has the data for; of the others it is said."""
+    paired = any(q.needs != "prompts" for q in todo) and any(e.pairs for e in asked.examples)
+    unpaired = [q.name for q in todo if q.needs == "pairs" and not paired]
+    if unpaired:
+        verb = "are" if len(unpaired) > 1 else "is"
+        console.print(
+            f"no preference pairs: {' and '.join(unpaired)} {verb} left out", style="yellow"
+        )
+    for question in todo:
+        if question.name in unpaired:
+            continue
+        if question.needs == "prompts":
+            harmful = sum(asked.prompts.harmful)
+            safe = len(asked.prompts.harmful) - harmful
+            if min(harmful, safe) < 2 * SMALLEST_CLASS:
+                if harmful + safe:
+                    console.print(
+                        f"{harmful} harmful and {safe} safe prompts are too few to measure "
+                        f"{question.name}",
+                        style="yellow",
+                    )
+                continue
+        yield question
 
 
 def read_run(
-    run: Path, *, model: str | None = None, reference: str | None = None, data: str | None = None
-) -> RunFacts:
-    """Configuration, log and findings of a run directory.
+    run: Run, *, model: str | None = None, reference: str | None = None, data: str | None = None
+) -> Trained:
+    """What a run's configuration tells.
 
     Raises:
-        UserError: no such directory, no configuration, or no model in it.
+        UserError: no configuration, or no model in it.
     """
-    import yaml
-
-    if not run.is_dir():
-        raise UserError(f"{run} is no run directory; give the folder that trueline align wrote")
-    file = run / "config.yaml"
-    config = yaml.safe_load(file.read_text("utf-8")) if file.is_file() else None
-    if not isinstance(config, dict):
+    config = run.config
+    if not config:
         raise UserError(
-            f"{run} has no config.yaml, which trueline align writes; diagnose its model with "
+            f"{run.path} has no {CONFIG}, which every training writes; diagnose its model with "
             "`trueline diagnose ranking --model ...` and the other verbs"
         )
     settings = _settings(config)
@@ -131,8 +232,7 @@ def read_run(
             dataset_name=data, as_chat=arguments.as_chat, skip_bad=arguments.skip_bad
         )
     start = settings.model
-    return RunFacts(
-        folder=run,
+    return Trained(
         model=model or _model_of(run),
         start=reference or start.reference_model_name_or_path or start.model_name_or_path,
         data=arguments,
@@ -142,8 +242,6 @@ def read_run(
         seed=settings.training.seed,
         dtype=start.dtype,
         revision=start.model_revision,
-        log=_log(run / "metrics.jsonl"),
-        findings=load_findings(run),
     )
 
 
@@ -159,34 +257,14 @@ def _settings(config: Mapping[str, Any]) -> RunConfig:
     return load_run_config(None, {**picked, "report_to": "none"}, options)
 
 
-def _model_of(run: Path) -> str:
+def _model_of(run: Run) -> str:
     """The run itself, where it holds a model or an adapter."""
-    if (run / "adapter_config.json").is_file():
-        return str(run)
-    file = run / "config.json"
-    try:
-        if "model_type" in json.loads(file.read_text("utf-8")):
-            return str(run)
-    except (OSError, ValueError):
-        pass
-    raise UserError(f"{run} holds no model; say with --model where it is")
+    if run.holds_model:
+        return str(run.path)
+    raise UserError(f"{run.path} holds no model; say with --model where it is")
 
 
-def _log(path: Path) -> list[Mapping[str, Any]]:
-    if not path.is_file():
-        return []
-    rows = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
-        try:
-            value = json.loads(line)
-        except ValueError:
-            console.print(f"{path.name}:{number} cannot be read and is left out", style="yellow")
-            continue
-        rows.append(value)
-    return rows
-
-
-def _examples(facts: RunFacts, *, given: bool, limit: int | None) -> tuple[list[Example], bool]:
+def _examples(facts: Trained, *, given: bool, limit: int | None) -> tuple[list[Example], bool]:
     """The examples to measure on, and whether training has not seen them."""
     try:
         train, test = load_datasets(facts.data, facts.seed)
@@ -197,84 +275,3 @@ def _examples(facts: RunFacts, *, given: bool, limit: int | None) -> tuple[list[
         ) from None
     rows = train if test is None else test
     return rows[:limit], given or test is not None
-
-
-def _on_pairs(
-    facts: RunFacts,
-    loader: Loader,
-    examples: list[Example],
-    have: Mapping[str, Finding],
-    *,
-    max_pairs: int,
-    seed: int,
-) -> list[Finding]:
-    """Ranking and entanglement, where they are missing and there are pairs."""
-    found: list[Finding] = []
-    if not any(example.pairs for example in examples):
-        console.print("no preference pairs: ranking and entanglement are left out", style="yellow")
-        return found
-    if "ranking" not in have:
-        finding, _ = measure_ranking(
-            loader, facts.model, facts.start, examples,
-            max_length=facts.max_length, objective=facts.objective, options=facts.options,
-            seed=seed,
-        )  # fmt: skip
-        found.append(finding)
-    if "entanglement" not in have:
-        found.append(
-            measure_entanglement(
-                loader, facts.model, facts.start, examples,
-                objective=facts.objective, options=facts.options, max_pairs=max_pairs,
-                max_length=facts.max_length, seed=seed,
-            )
-        )  # fmt: skip
-    return found
-
-
-def _on_prompts(
-    facts: RunFacts, loader: Loader, labeled: LabeledPrompts | None, *, seed: int
-) -> list[Finding]:
-    """Separation, where there are enough labeled prompts of both classes."""
-    harmful = sum(labeled.harmful) if labeled else 0
-    safe = len(labeled.harmful) - harmful if labeled else 0
-    if labeled is None or min(harmful, safe) < 2 * SMALLEST_CLASS:
-        if harmful + safe:
-            console.print(
-                f"{harmful} harmful and {safe} safe prompts are too few to measure separation",
-                style="yellow",
-            )
-        return []
-    return measure_separation(loader, facts.model, facts.start, labeled, seed=seed)
-
-
-def keep(run: Path, findings: Sequence[Finding]) -> None:
-    """Put findings into a run: those of the same name are replaced, the others stay.
-
-    Raises:
-        UserError: there is no such directory.
-    """
-    if not run.is_dir():
-        raise UserError(f"{run} is no run directory; give the folder that training wrote")
-    new = {finding.name: finding for finding in findings}
-    old = [finding for finding in load_findings(run) if finding.name not in new]
-    first = [finding for finding in new.values() if finding.name == "verdict"]
-    rest = [finding for finding in new.values() if finding.name != "verdict"]
-    save_findings(run, [*first, *old, *rest])
-
-
-def show(finding: Finding) -> None:
-    """A finding as a table on stderr, then what it says."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=finding.name, title_justify="left")
-    table.add_column("measure")
-    table.add_column("value [95% interval]", justify="right")
-    table.add_column("n", justify="right")
-    for metric in finding.metrics:
-        count = "" if metric.n is None else f"{metric.n:,}"
-        table.add_row(Text(metric.name), Text(str(metric)), count)
-    console.print(table)
-    console.print(Text(finding.summary))
-    if finding.advice:
-        console.print(Text(finding.advice, "yellow"))

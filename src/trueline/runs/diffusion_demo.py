@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trueline.terminal import console
 from trueline.runs.diffusion_evaluate import quiet_libraries
+from trueline.terminal import console
 
 if TYPE_CHECKING:
     from trueline.diffusion.world_runs import Size, WorldMeasurement
@@ -28,7 +28,6 @@ def run_diffusion_demo(
     """
     import torch
 
-    from trueline.runs.diffusion_story import world_report, world_summary
     from trueline.diffusion.world_runs import (
         RECIPES,
         SCALES,
@@ -38,6 +37,7 @@ def run_diffusion_demo(
         open_base,
     )
     from trueline.report import render_report
+    from trueline.runs.diffusion_story import world_report, world_summary
     from trueline.terminal import progress
 
     quiet_libraries()

@@ -27,12 +27,11 @@ def run_evaluation(
     """Everything `trueline diffusion evaluate` does; returns what it prints as JSON."""
     from dataclasses import asdict
 
-    from trueline.runs.diffusion_story import evaluation_report
     from trueline.diffusion.evaluate import compare
     from trueline.diffusion.scorers import make_scorer
-    from trueline.files import write_json
     from trueline.report import render_report
-    from trueline.results import manifest, save_findings
+    from trueline.runs.diffusion_story import evaluation_report
+    from trueline.runs.record import SCORES, Run
 
     quiet_libraries()
     device = _device()
@@ -44,22 +43,23 @@ def run_evaluation(
         for label, source in labels.items()
     ]  # fmt: skip
     findings, scores = compare(galleries[0], galleries[1:], prompts, made, seed=sampling.seed)
-    facts = manifest(
-        command=shlex.join(["trueline", *sys.argv[1:]]),
-        models=labels,
-        scorers=scorers,
-        prompts=len(prompts),
-        sampling=asdict(sampling),
+    run = Run.create(output)
+    facts = dict(
+        run.write_manifest(
+            command=shlex.join(["trueline", *sys.argv[1:]]),
+            models=labels,
+            scorers=scorers,
+            prompts=len(prompts),
+            sampling=asdict(sampling),
+        )
     )
-    output.mkdir(parents=True, exist_ok=True)
-    save_findings(output, findings)
-    write_json(output / "manifest.json", facts)
+    run.save(findings)
     rows = [
         {"prompt": prompt, "seed": sampling.seed + k,
          "scores": {s: {m: v[k] for m, v in found.items()} for s, found in scores.items()}}
         for k, prompt in enumerate(prompts)
     ]  # fmt: skip
-    write_json(output / "scores.json", rows)
+    run.write(SCORES, rows)
     command = str(facts.pop("command"))
     report = evaluation_report(galleries, prompts, findings, scores, facts, command)
     page = render_report(report, output / "report.html")
@@ -82,9 +82,9 @@ def _gallery(
     quiet: bool,
 ) -> Gallery:
     """One model's pictures; it is loaded for them alone, so that models never share memory."""
-    from trueline.runs.diffusion_story import image_paths
     from trueline.diffusion import load_text_to_image
     from trueline.diffusion.evaluate import is_adapter, paint
+    from trueline.runs.diffusion_story import image_paths
     from trueline.terminal import progress
 
     if source is not None and is_adapter(source):

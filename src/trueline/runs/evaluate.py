@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from trueline import plugins
+from trueline.runs import record
+from trueline.runs.run import Run
 from trueline.terminal import watching
 
 if TYPE_CHECKING:
     from trueline.evaluation.backends import Backend
-    from trueline.evaluation.benchmarks import Benchmark
     from trueline.evaluation.setup import Setup
     from trueline.evaluation.utility.base import Measurement
     from trueline.results import Finding
@@ -76,23 +78,31 @@ def read_options(config: Path | None, given: Mapping[str, Any]) -> dict[str, Any
     return options
 
 
-def import_modules(names: Sequence[str]) -> None:
-    """Import modules whose decorated functions register themselves.
+def evaluate(
+    model: Any, *, config: str | Path | None = None, quiet: bool = True, **given: Any
+) -> Run:
+    """Evaluate a model: benchmark x attack x judge, and what it is still good for.
 
-    Raises:
-        UserError: one cannot be imported.
+    Args:
+        model: a folder, a hub id, a server's name for it, or a run, whose evaluation is then kept
+            below it unless ``output`` says otherwise.
+        config: a YAML file of options.
+        quiet: keep progress back.
+        given: the options of `trueline evaluate` by name: benchmark, attack, judge, utility, ...
+
+    Returns:
+        The evaluation's folder as a run.
+
+    Example:
+        >>> evaluate(run, benchmark="advbench=goals.csv", attack=["direct", "prefill"],
+        ...          judge="phrases")  # doctest: +SKIP
     """
-    import importlib
-
-    from trueline.errors import UserError
-
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise UserError(
-                f"--import {name} failed: {error}; is its folder on PYTHONPATH?"
-            ) from None
+    if isinstance(model, record.Run):
+        given = {"output": str(model.path / "evaluation"), **given}
+    options = read_options(
+        None if config is None else Path(config), {**given, "model": [os.fspath(model)]}
+    )
+    return Run(run_evaluation(options, quiet=quiet)["models"][0]["output"])
 
 
 def run_evaluation(
@@ -107,7 +117,7 @@ def run_evaluation(
     from trueline.errors import UserError
 
     transformers.utils.logging.disable_progress_bar()
-    import_modules(options["import"])
+    plugins.load(options["import"])
     models = [str(name) for name in options["model"]]
     names = [name.rstrip("/").rsplit("/", 1)[-1] for name in models]
     if len(set(names)) < len(names):
@@ -136,7 +146,6 @@ def _one_model(
     from trueline.evaluation.ranks import rank
     from trueline.evaluation.summarize import findings, write_samples
     from trueline.evaluation.utility import UtilityContext
-    from trueline.results import save_findings
 
     def backend() -> Backend:
         return open_backend(
@@ -162,7 +171,7 @@ def _one_model(
         context = UtilityContext(setup, folder, cache or folder, watch)
         found += [measure(context) for measure in measurements]
     if rank() == 0:
-        save_findings(folder, found)
+        Run.create(folder).save(found)
         _write_facts(folder, model, setup, options)
         if show is not None:
             show(name, found, notes, folder)
@@ -224,24 +233,15 @@ def _measurements(options: Mapping[str, Any]) -> list[Measurement]:
 
 
 def _write_facts(folder: Path, model: str, setup: Setup, options: Mapping[str, Any]) -> None:
-    """config.yaml and manifest.json: what it takes to do this again."""
-    import yaml
-
-    from trueline.files import write_json
-    from trueline.results import manifest
-
-    resolved = yaml.safe_dump({**options, "model": model}, sort_keys=True)
-    (folder / "config.yaml").write_text(resolved, "utf-8")
-    facts = setup.model_facts
-    write_json(
-        folder / "manifest.json",
-        manifest(
-            command="trueline evaluate",
-            model=facts["model"],
-            system_prompt=facts["system"],
-            template_hash=facts["template_hash"],
-            decoding=facts["decoding"],
-            seed=setup.seed,
-            judges={label: dict(judge.facts) for label, judge in setup.judges.items()},
-        ),
+    """Configuration and manifest: what it takes to do this again."""
+    run, facts = Run(folder), setup.model_facts
+    run.write_config({**options, "model": model})
+    run.write_manifest(
+        command="trueline evaluate",
+        model=facts["model"],
+        system_prompt=facts["system"],
+        template_hash=facts["template_hash"],
+        decoding=facts["decoding"],
+        seed=setup.seed,
+        judges={label: dict(judge.facts) for label, judge in setup.judges.items()},
     )

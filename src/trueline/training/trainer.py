@@ -29,7 +29,7 @@ from trueline.batching import Encoder, TokenTree, view
 from trueline.config import AlignmentConfig
 from trueline.data import load_examples
 from trueline.errors import UserError
-from trueline.files import Lock, append, cache_folder, write_json
+from trueline.files import Lock, cache_folder, write_json
 from trueline.fingerprint import shared_fingerprint
 from trueline.identity import Identity
 from trueline.models import (
@@ -44,9 +44,10 @@ from trueline.models import (
 from trueline.objectives import bind, weight_warning
 from trueline.objectives.base import BoundObjective
 from trueline.records import Example
+from trueline.runs.record import CARD, METRICS, Run
 from trueline.scoring import Scorer, Shortcuts, evaluating
 from trueline.terminal import progress, say
-from trueline.training import checkpoints
+from trueline.training import checkpoints, record
 from trueline.training.callbacks import EntanglementCallback
 from trueline.training.coupling import everyones, on_first_rank
 from trueline.training.distributed import (
@@ -150,13 +151,16 @@ class AlignmentTrainer(Trainer):
         if self._continued and self.objective.spec.reference and ref_model is None:
             freeze_copy(model)
         self._quiet = bool(args.disable_tqdm)
+        self.sources: dict[str, str] = {}
         self.accumulator = MetricAccumulator()
         self._last_ids: list[str] = []
         self._warned = self._wrapped = False
         super().__init__(
             model=model,
             args=args,
-            train_dataset=masked(args, self._both_classes(args, self._encode(train_dataset))),
+            train_dataset=masked(
+                args, self._both_classes(args, self._encode(train_dataset, "train"))
+            ),
             eval_dataset=self._encode_eval(eval_dataset),
             processing_class=processing_class,
             callbacks=[*(callbacks or ()), _EpochCallback(self)],
@@ -170,6 +174,9 @@ class AlignmentTrainer(Trainer):
         self._bar = ProgressBar(self.objective.spec.name, quiet=self._quiet)
         self.add_callback(self._bar)
         self._identity: Identity | None = None
+        self._begun: tuple[str | bool | None, Path | None] | None = None
+        self._logged = False
+        self.facts: dict[str, Any] = {}
         self._signals = checkpoints.Signals()
         self.add_callback(self._signals)
         self.masks = sparse_masks(self.args, self.model)
@@ -209,9 +216,12 @@ class AlignmentTrainer(Trainer):
 
     # --- data -------------------------------------------------------------------------------------
 
-    def _encode(self, dataset: Any) -> list[TokenTree] | None:
+    def _encode(self, dataset: Any, role: str = "") -> list[TokenTree] | None:
         if dataset is None:
             return None
+        source = getattr(dataset, "source", None)
+        if role and isinstance(source, str):
+            self.sources[role] = source
         trees: list[TokenTree] = []
         with progress("encoding", None, quiet=self._quiet) as advance:
             for example in _examples(dataset):
@@ -241,7 +251,7 @@ class AlignmentTrainer(Trainer):
     def _encode_eval(self, dataset: Any) -> Any:
         if isinstance(dataset, Mapping):
             return {name: self._encode(part) for name, part in dataset.items()}
-        return self._encode(dataset)
+        return self._encode(dataset, "eval")
 
     @property
     def _mismatched(self) -> bool:
@@ -407,13 +417,8 @@ class AlignmentTrainer(Trainer):
             return self._train(resume_from_checkpoint or None, **kwargs)
 
     def _train(self, resume: str | bool | None, **kwargs: Any) -> Any:
-        if resume and self.sharded:
-            raise UserError(
-                "resuming with FSDP or DeepSpeed is not held to the uninterrupted run yet; begin "
-                "anew, or train with plain data parallelism, which resumes"
-            )
-        resumed = on_first_rank(lambda: self._begin_at(resume))
-        self._identify(resumed)
+        resumed = self.begin(resume)
+        self._begun = None
         self.memory = self._estimate_memory()
         if self.memory is not None:
             say(str(self.memory), quiet=self._quiet or not self.is_world_process_zero())
@@ -421,8 +426,6 @@ class AlignmentTrainer(Trainer):
         if not self.sharded:
             self._precompute(self._read_in_training())
             self._freeze_reference()
-        if resumed is not None and self.is_world_process_zero():
-            checkpoints.cut_back(self._metrics_file, resumed)
         try:
             with self._signals:
                 result = super().train(
@@ -437,6 +440,43 @@ class AlignmentTrainer(Trainer):
             last = found[-1] if found else None
             raise checkpoints.Interrupted(self._signals.caught, self.state.global_step, last)
         return result
+
+    def begin(self, resume_from_checkpoint: str | bool | None = None) -> Path | None:
+        """Claim output_dir for this run, or go on with the run in it, and write the run's record.
+
+        :meth:`train` does it itself; begun before :meth:`evaluate`, a run keeps what was measured
+        before its first step.
+
+        Returns:
+            The checkpoint that :meth:`train` goes on from, or None.
+
+        Raises:
+            UserError: as :meth:`train` does; nothing has been written then.
+        """
+        resume = resume_from_checkpoint or None
+        if self._begun is not None and self._begun[0] == resume:
+            return self._begun[1]
+        if resume and self.sharded:
+            raise UserError(
+                "resuming with FSDP or DeepSpeed is not held to the uninterrupted run yet; begin "
+                "anew, or train with plain data parallelism, which resumes"
+            )
+        resumed = on_first_rank(lambda: self._begin_at(resume))
+        self._identify(resumed)
+        if self.is_world_process_zero():
+            run = self.run
+            if resumed is not None:
+                checkpoints.cut_back(self._metrics_file, resumed)
+            elif not self._logged:
+                run.begin_log()
+            record.write(self, run)
+        self._begun = (resume, resumed)
+        return resumed
+
+    @property
+    def run(self) -> Run:
+        """The run's folder."""
+        return Run.create(self.args.output_dir)
 
     def _begin_at(self, resume: str | bool | None) -> Path | None:
         """The checkpoint to go on from; without one, a folder that holds no other run."""
@@ -586,11 +626,12 @@ class AlignmentTrainer(Trainer):
             logs.update(self.accumulator.read(self.args.device))
         super().log(logs, start_time)
         if self.is_world_process_zero() and self.args.output_dir:
-            append(self._metrics_file, {"step": self.state.global_step, **logs})
+            self._logged = True
+            self.run.log({"step": self.state.global_step, **logs})
 
     @property
     def _metrics_file(self) -> Path:
-        return Path(self.args.output_dir) / "metrics.jsonl"
+        return Path(self.args.output_dir) / METRICS
 
     def floating_point_ops(self, inputs: StepBatch) -> int:
         """6 operations for each trained parameter and token that the packed rows hold."""
@@ -604,7 +645,7 @@ class AlignmentTrainer(Trainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """transformers' model card, unless the run has written its own with its findings."""
-        if not (Path(self.args.output_dir) / "README.md").exists():
+        if not (Path(self.args.output_dir) / CARD).exists():
             super().create_model_card(*args, **kwargs)
 
     def _save(self, *args: Any, **kwargs: Any) -> None:
@@ -703,6 +744,10 @@ class AlignmentTrainer(Trainer):
             for key, value in self._evaluate_trees(trees).items()
         }
         self.log(metrics)
+        if eval_dataset is None and (metric_key_prefix == "base" or not self.is_in_train):
+            self._keep_measures(
+                {k.removeprefix(f"{metric_key_prefix}_"): v for k, v in metrics.items()}
+            )
         handler, control = self.callback_handler, getattr(self, "control", None)
         self.control = handler.on_evaluate(self.args, self.state, control, metrics)
         return metrics
@@ -717,6 +762,17 @@ class AlignmentTrainer(Trainer):
             _AtStart(lambda: found.update(self.evaluate(None, None, metric_key_prefix)))
         )
         return found
+
+    def _keep_measures(self, metrics: dict[str, float]) -> None:
+        """Held-out measures are the run's: those before the first step, and what they became."""
+        if not self.is_world_process_zero():
+            return
+        if self.state.global_step == 0:
+            self.run.write_before(metrics)
+        else:
+            reference = self.reference is not None
+            found = record.held_out_finding(metrics, self.run.before, reference=reference)
+            self.run.keep([found])
 
     def _evaluate_trees(self, trees: Sequence[TokenTree]) -> dict[str, float]:
         plan = self._plan(trees, evaluation=True)

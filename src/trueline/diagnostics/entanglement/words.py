@@ -11,6 +11,7 @@ from trueline.diagnostics.entanglement.measure import Measurement
 from trueline.diagnostics.entanglement.pairs import Array, Flags
 from trueline.diagnostics.entanglement.scores import Indices
 from trueline.results import Finding, Metric
+from trueline.runs.record import Key
 from trueline.stats.resampling import grouped_mean, grouped_rate
 
 NAMESPACE, PROXY = "entangle/", "entangle/head_proxy/"
@@ -46,7 +47,7 @@ def finding(
     if heat_maps:
         figures["heat_maps"] = list(heat_maps)
     summary = _summary(named, objective, len(ids), proxy=proxy)
-    return Finding("entanglement", summary, metrics, _advice(named, found, proxy=proxy), figures)
+    return Finding(Key.ENTANGLEMENT, summary, metrics, _advice(named, found, proxy=proxy), figures)
 
 
 def _metrics(found: Measurement, groups: Indices, prefix: str, seed: int) -> Iterator[Metric]:

@@ -39,6 +39,7 @@ from trueline.logprobs import PairedLogProbs
 from trueline.prompts import Progress
 from trueline.records import Example
 from trueline.results import Finding, Metric
+from trueline.runs.record import Key
 from trueline.scoring import TOKEN_BUDGET
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def ranking(
     max_tokens: int = TOKEN_BUDGET,
     seed: int = 0,
     n_resamples: int = 1000,
-    name: str = "ranking",
+    name: str = Key.RANKING,
     progress: Progress | None = None,
 ) -> Finding:
     """How well the model ranks chosen above rejected, and how well it could; see
@@ -206,7 +207,7 @@ def ranking_of_scores(
     reference: Scores | None = None,
     *,
     alpha: float | Literal["scores"] = 1.0,
-    name: str = "ranking",
+    name: str = Key.RANKING,
     seed: int = 0,
     **options: Any,
 ) -> Finding:
@@ -250,7 +251,7 @@ def ranking_of(
     groups: Any = None,
     seed: int = 0,
     n_resamples: int = 1000,
-    name: str = "ranking",
+    name: str = Key.RANKING,
 ) -> Finding:
     """How well log-probs rank pairs, against what an ideal optimum would.
 

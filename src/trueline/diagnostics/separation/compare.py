@@ -15,6 +15,7 @@ from trueline.diagnostics.separation.words import change_verdict, profile_verdic
 from trueline.prompts import Progress
 from trueline.records import Text
 from trueline.results import Finding, Metric
+from trueline.runs.record import Key
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -66,7 +67,7 @@ def separation_change_of(
     shrinkage: float | None = None,
     seed: int = 0,
     n_bootstrap: int = 1000,
-    name: str = "separation change",
+    name: str = Key.SEPARATION_CHANGE,
 ) -> Finding:
     """The change of every statistic, with intervals that resample the same prompts in both models.
 
@@ -102,7 +103,7 @@ def separation_profile(
     seed: int = 0,
     n_bootstrap: int = 200,
     batch_size: int = 32,
-    name: str = "separation profile",
+    name: str = Key.PROFILE,
     progress: Progress | None = None,
 ) -> Finding:
     """The separation at every layer, from one pass over the prompts.

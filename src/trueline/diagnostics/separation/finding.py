@@ -25,6 +25,7 @@ from trueline.errors import UserError
 from trueline.prompts import Progress
 from trueline.records import Text
 from trueline.results import Finding
+from trueline.runs.record import Key
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -55,7 +56,7 @@ def separation(
     seed: int = 0,
     n_bootstrap: int = 1000,
     batch_size: int = 32,
-    name: str = "separation",
+    name: str = Key.SEPARATION,
     progress: Progress | None = None,
 ) -> Finding:
     """How far apart the model holds harmful and safe prompts; see :func:`separation_of`.
@@ -115,7 +116,7 @@ def separation_of(
     shrinkage: float | None = None,
     seed: int = 0,
     n_bootstrap: int = 1000,
-    name: str = "separation",
+    name: str = Key.SEPARATION,
 ) -> Finding:
     """The separation of hidden vectors that were computed already.
 

@@ -20,8 +20,9 @@ from trueline.diagnostics.verdict.questions import (
     separated,
 )
 from trueline.results import Finding
+from trueline.runs.record import Key
 
-READ = ("ranking", "entanglement", "separation", "separation change")
+READ = (Key.RANKING, Key.ENTANGLEMENT, Key.SEPARATION, Key.SEPARATION_CHANGE)
 """The findings that the verdict rests on, by name."""
 
 __all__ = ["Answer", "Sentence", "verdict", "verdict_finding"]
@@ -32,7 +33,7 @@ def verdict(findings: Sequence[Finding], log: Log = (), *, held_out: bool = True
 
     Args:
         findings: those named in :data:`READ`, as far as there are any; others are passed over.
-        log: the training's ``metrics.jsonl``, for what was not measured otherwise.
+        log: the training's log, for what was not measured otherwise.
         held_out: whether the pairs were kept out of training.
 
     Returns:
@@ -40,7 +41,7 @@ def verdict(findings: Sequence[Finding], log: Log = (), *, held_out: bool = True
     """
     known = {finding.name: finding for finding in findings if finding.name in READ}
     found = {metric.name: metric for finding in known.values() for metric in finding.metrics}
-    reach = known["ranking"].figures.get("reach", {}) if "ranking" in known else {}
+    reach = known[Key.RANKING].figures.get("reach", {}) if Key.RANKING in known else {}
     falling = chosen_falls(found, log)
     sentences = [
         falling,
@@ -67,7 +68,7 @@ def verdict_finding(sentences: Sequence[Sentence]) -> Finding:
     evidence = {metric.name: metric for sentence in sentences for metric in sentence.evidence}
     advice = dict.fromkeys(sentence.advice for sentence in sentences if sentence.advice)
     return Finding(
-        "verdict",
+        Key.VERDICT,
         " ".join(sentence.text for sentence in sentences),
         tuple(evidence.values()),
         " ".join(advice),

@@ -13,6 +13,7 @@ from trueline.errors import UserError
 from trueline.evaluation.comparison.runs import JudgedRun
 from trueline.evaluation.resilience import Point
 from trueline.results import Finding
+from trueline.runs.record import Key
 
 COLUMNS = ("model", "method", "separation", "asr")
 
@@ -48,7 +49,7 @@ def points_from_runs(runs: Sequence[JudgedRun], asr: Mapping[str, float | None])
         if base is None:
             base = next(iter(known), "base model")
             notes.append(f"{run.name} does not say its base model; it was taken for {base}.")
-        finding = next((f for f in run.findings if f.name == "separation"), None)
+        finding = next((f for f in run.findings if f.name == Key.SEPARATION), None)
         if finding is None:
             raise UserError(
                 f"{run.name} has no finding 'separation'; run `trueline diagnose separation` on it"

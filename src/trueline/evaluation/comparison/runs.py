@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from trueline.errors import UserError
-from trueline.evaluation.log import JUDGEMENTS, Judgement, Key, fingerprint_of, read_log
-from trueline.results import Finding, load_findings
-
-SAMPLES = "samples.jsonl"
+from trueline.evaluation.log import Judgement, Key, fingerprint_of, read_log
+from trueline.results import Finding
+from trueline.runs.record import JUDGEMENTS, SAMPLES, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +92,9 @@ def load_judged_run(path: str | os.PathLike[str]) -> JudgedRun:
         if log.cut
     ]
     settings = logs[0].settings if len(logs) == 1 else {log.name: log.settings for log in logs}
-    findings = [f for folder in dict.fromkeys((path, *folders)) for f in load_findings(folder)]
+    findings = [f for folder in dict.fromkeys((path, *folders)) for f in Run(folder).own]
     return JudgedRun(
-        path.resolve().name, tuple(rows.values()), settings, findings, _base_model(path), notes
+        path.resolve().name, tuple(rows.values()), settings, findings, Run(path).base_model, notes
     )
 
 
@@ -115,7 +114,7 @@ def _sandbox_run(path: Path) -> JudgedRun:
             ) from None
     if not rows:
         raise UserError(f"{path / SAMPLES} has no rows: nothing was judged")
-    findings, base = load_findings(path), _base_model(path)
+    findings, base = Run(path).own, Run(path).base_model
     return JudgedRun(path.resolve().name, tuple(rows), {}, findings, base)
 
 
@@ -140,21 +139,3 @@ def _from_sandbox(row: Mapping[str, Any]) -> list[Judgement]:
         )
         for measure, event in events.items()
     ]
-
-
-def _base_model(path: Path) -> str | None:
-    """What the run's configuration says it started from."""
-    import yaml
-
-    for folder in (path, path.resolve().parent):
-        file = folder / "config.yaml"
-        if not file.is_file():
-            continue
-        try:
-            value = yaml.safe_load(file.read_text("utf-8"))
-        except yaml.YAMLError:
-            continue
-        found = value.get("model_name_or_path") if isinstance(value, Mapping) else None
-        if found:
-            return str(found)
-    return None

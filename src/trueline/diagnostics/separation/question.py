@@ -1,10 +1,10 @@
-"""Separation for the command line: one model, every layer, or a model against its start."""
+"""The question of separation: one model, every layer, or a model against its start."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from trueline.diagnostics.measuring import Loader
+from trueline.diagnostics.question import Asked, Loader, question
 from trueline.diagnostics.separation.data import LabeledPrompts
 from trueline.diagnostics.separation.finding import (
     separation_change_of,
@@ -17,10 +17,47 @@ from trueline.diagnostics.separation.hidden import hidden_states
 from trueline.errors import UserError
 from trueline.models import check_vocabulary
 from trueline.results import Finding
+from trueline.runs.record import Key
 from trueline.terminal import console
 
 
-def measure_separation(
+@question(
+    Key.SEPARATION,
+    needs="prompts",
+    gives=(Key.SEPARATION_BEFORE, Key.SEPARATION, Key.SEPARATION_CHANGE),
+)
+def separation(
+    asked: Asked,
+    *,
+    layer: Annotated[str, "-1 the last, 0 the embeddings, or 'all' for a profile."] = "-1",
+    position: Annotated[str, "last_prompt_token, generation_prompt or mean."] = "last_prompt_token",
+    preset: Annotated[str | None, "'paper': plane fitted and measured on the same prompts."] = None,
+    shrinkage: Annotated[
+        float | None, "Of the covariances in the plane; 0.01 unless given."
+    ] = None,
+    n_bootstrap: Annotated[int, "Resamples for an interval; 0 for none."] = 1000,
+    batch_size: Annotated[int, "Prompts in a forward pass."] = 32,
+) -> list[Finding]:
+    """How far apart the model holds harmful and safe prompts.
+
+    The data needs the columns prompt and safety ('harmful' or 0, 'safe' or 1).
+    """
+    return measure(
+        asked.loader,
+        asked.model,
+        asked.reference,
+        asked.prompts,
+        layer=layer,
+        position=position,
+        batch_size=batch_size,
+        preset=preset,
+        shrinkage=shrinkage,
+        n_bootstrap=n_bootstrap,
+        seed=asked.seed,
+    )
+
+
+def measure(
     loader: Loader,
     model: str,
     reference: str | None,
@@ -67,7 +104,7 @@ def measure_separation(
         return [now]
     before = states(reference, "reference hidden states")
     start = separation_of(
-        before, prompts.harmful, texts=texts, name="separation before", **protocol
+        before, prompts.harmful, texts=texts, name=Key.SEPARATION_BEFORE, **protocol
     )
     return [start, now, separation_change_of(before, after, prompts.harmful, **protocol)]
 
@@ -86,7 +123,7 @@ def _profiles(
     if preset is not None:
         raise UserError(f"--preset {preset} is of the last layer; leave it or --layer all out")
     findings = []
-    for name, title in ((reference, "separation profile before"), (model, "separation profile")):
+    for name, title in ((reference, Key.PROFILE_BEFORE), (model, Key.PROFILE)):
         if name is None:
             continue
         loaded = loader.model(name)

@@ -1,0 +1,150 @@
+"""The question of ranking: log-probs of policy and reference, one model at a time in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from trueline.diagnostics.question import (
+    Asked,
+    Loader,
+    note_plain_text,
+    question,
+)
+from trueline.diagnostics.ranking.data import check_output
+from trueline.diagnostics.ranking.data import write_difficulty as write
+from trueline.diagnostics.ranking.finding import (
+    Difficulties,
+    Scores,
+    difficulties_of,
+    ranking_of_scores,
+    score_completions,
+)
+from trueline.diagnostics.ranking.scores import PairIndex
+from trueline.errors import UserError
+from trueline.models import check_vocabulary
+from trueline.records import Example
+from trueline.results import Finding
+from trueline.runs.record import Key
+from trueline.terminal import console
+
+
+@question(Key.RANKING, needs="pairs")
+def ranking(
+    asked: Asked,
+    *,
+    objective: Annotated[str, "What the model is (or would be) trained with."] = "dpo",
+    beta: Annotated[float | None, "The objective's beta (IPO's tau)."] = None,
+    gamma: Annotated[float | None, "The gamma of gamma_dpo."] = None,
+    raters: Annotated[
+        str, "Share who prefer the chosen answer, or 'scores': votes as scores."
+    ] = "1",
+    loss: Annotated[
+        float | None, "A loss to compare thresholds with; else the one reached."
+    ] = None,
+    write_difficulty: Annotated[
+        Path | None, "Copy the data to this .jsonl with a column 'difficulty'."
+    ] = None,
+    overwrite: Annotated[bool, "Replace that file where it exists."] = False,
+    max_length: Annotated[int | None, "Tokens of prompt and completion, as in training."] = 1024,
+    max_tokens: Annotated[int, "Tokens in a forward pass."] = 8192,
+) -> Finding:
+    """How well the model ranks chosen above rejected, how well it could, and how hard it is.
+
+    Difficulty is measured under the reference, or under the model where none is given.
+    """
+    if write_difficulty is not None:
+        check_output(write_difficulty, overwrite=overwrite)
+    elif overwrite:
+        raise UserError("--overwrite has no effect without --write-difficulty")
+    finding, difficulties = measure(
+        asked.loader,
+        asked.model,
+        asked.reference,
+        asked.examples,
+        max_length=max_length,
+        max_tokens=max_tokens,
+        objective=objective,
+        options=options_of(asked, beta, gamma),
+        alpha=_alpha(raters),
+        loss=loss,
+        seed=asked.seed,
+    )
+    if write_difficulty is not None:
+        how = {k: v for k, v in asked.reading.items() if k not in ("limit", "as_chat")}
+        written = write(asked.source, difficulties, write_difficulty, overwrite=overwrite, **how)
+        asked.told["written"] = {
+            "file": str(write_difficulty),
+            "rows": written.rows,
+            "scored": written.scored,
+            "unreadable": written.unreadable,
+        }
+        console.print(
+            f"{written.scored} of {written.rows} rows with a difficulty: {write_difficulty}",
+            highlight=False,
+        )
+    return finding
+
+
+def options_of(asked: Asked, beta: float | None, gamma: float | None) -> dict[str, Any]:
+    """The objective's options: a run's own, or those that were given."""
+    if asked.objective_options is not None:
+        return dict(asked.objective_options)
+    given = {"beta": beta, "gamma": gamma}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _alpha(raters: str) -> float | str:
+    if raters == "scores":
+        return raters
+    try:
+        return 1.0 if raters == "unanimous" else float(raters)
+    except ValueError:
+        raise UserError(f"--raters must be a share in [0, 1] or 'scores', got {raters!r}") from None
+
+
+def measure(
+    loader: Loader,
+    model: str,
+    reference: str | None,
+    examples: Sequence[Example],
+    *,
+    max_length: int | None,
+    max_tokens: int = 8192,
+    **options: Any,
+) -> tuple[Finding, Difficulties]:
+    """Ranking and difficulties; one model at a time is in memory."""
+    tokenizer = loader.tokenizer(model)
+    note_plain_text(tokenizer, examples[0])
+    PairIndex.of(examples)  # refuses data without pairs before a model is loaded
+
+    dtypes = set()
+
+    def score(name: str, title: str, *, as_reference: bool) -> Scores:
+        loaded = loader.model(name)
+        check_vocabulary(loaded, tokenizer, name)
+        dtypes.add(str(loaded.dtype).removeprefix("torch."))
+        with loader.bar(title) as report:
+            return score_completions(
+                loaded,
+                tokenizer,
+                examples,
+                as_reference=as_reference,
+                max_length=max_length,
+                max_tokens=max_tokens,
+                progress=report,
+            )
+
+    policy = score(model, "log-probs", as_reference=False)
+    start = None
+    if reference is not None:
+        start = score(reference, "reference log-probs", as_reference=True)
+    if len(dtypes) > 1:
+        console.print(
+            f"note: policy and reference are kept as {' and '.join(sorted(dtypes))}, and their "
+            "log-ratios hold the difference in rounding; --dtype loads both alike",
+            style="yellow",
+        )
+    finding = ranking_of_scores(examples, policy, start, **options)
+    return finding, difficulties_of(examples, start or policy)

@@ -1,0 +1,145 @@
+"""What `trueline compare` does: what changed, on the same prompts, and how sure that is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trueline.errors import UserError
+from trueline.evaluation.comparison import (
+    Comparison,
+    Settings,
+    compare_runs,
+    findings_of,
+    load_judged_runs,
+    points_from_runs,
+    read_points,
+    samples_of,
+)
+from trueline.evaluation.comparison.values import MARGINS
+from trueline.results import Finding, frame, to_html
+from trueline.runs.record import COMPARISON, Run
+from trueline.stats import Calibration
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Runs compared: the findings, the comparison behind them, and what should be known of it."""
+
+    findings: Sequence[Finding]
+    comparison: Comparison | None = None
+    notes: Sequence[str] = ()
+
+    def to_frame(self) -> Any:
+        """All metrics as a pandas DataFrame."""
+        return frame(self.findings)
+
+    def save(self, output: str | os.PathLike[str] = "runs/comparison") -> Run:
+        """Keep it in a folder that :func:`trueline.report` reads like a run."""
+        run = Run.create(output)
+        run.save(self.findings)
+        run.write_manifest(command=shlex.join(["trueline", *sys.argv[1:]]))
+        if self.comparison is not None:
+            run.write(COMPARISON, self.comparison.to_dict())
+            run.write_samples(samples_of(self.comparison))
+        return run
+
+    def _repr_html_(self) -> str:
+        return to_html(self.findings, "Comparison")
+
+
+def settings(
+    *,
+    primary: str | Sequence[str] = ("asr", "over_refusal", "utility"),
+    margins: Mapping[str, float] | None = None,
+    calibration: str | os.PathLike[str] | None = None,
+    **given: Any,
+) -> Settings:
+    """The comparison's settings from the words of the command line.
+
+    Args:
+        primary: declared measures, or their names with commas between.
+        margins: how much worse would not matter, by measure.
+        calibration: what `trueline calibrate-judge` wrote.
+        given: as of :class:`~trueline.evaluation.comparison.Settings`.
+    """
+    names = primary.split(",") if isinstance(primary, str) else primary
+    return Settings(
+        primary=[name.strip() for name in names if name.strip()],
+        margins={**MARGINS, **{k.replace("-", "_"): v for k, v in (margins or {}).items()}},
+        **({} if calibration is None else _calibration(Path(calibration))),
+        **given,
+    )
+
+
+def _calibration(path: Path) -> dict[str, Any]:
+    """The counts that calibrate-judge wrote, and of which measure and judge they are."""
+    if not path.is_file():
+        raise UserError(f"{path} is no file; give what `trueline calibrate-judge` wrote")
+    try:
+        value = json.loads(path.read_text("utf-8"))
+        counts = Calibration.from_dict(value)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    return {
+        "calibration": counts,
+        "calibrates": (value.get("measure", "asr"), value.get("judge")),
+        "calibrated_on": value.get("model"),
+    }
+
+
+def compare(*runs: Any, **given: Any) -> Compared:
+    """Compare runs with the first of them, on the same prompts.
+
+    Args:
+        runs: evaluation folders, run directories, or runs; two or more.
+        given: baseline, judge, benchmarks, attacks, primary, margins, calibration, level, seed.
+
+    Raises:
+        UserError: fewer than two runs, or one that holds no judged answers.
+    """
+    if len(runs) < 2:
+        raise UserError(
+            f"comparing needs two runs or more, got {len(runs)}; `trueline compare BASELINE RUN`"
+        )
+    result = compare_runs(load_judged_runs([os.fspath(run) for run in runs]), settings(**given))
+    return Compared(findings_of(result), result)
+
+
+def resilience(
+    *runs: Any,
+    points: str | os.PathLike[str] | None = None,
+    preset: str | None = None,
+    **given: Any,
+) -> Compared:
+    """Attack success against separation, over runs or over a table of points.
+
+    Args:
+        runs: run directories, where no table is given.
+        points: a table of model, method, separation, asr.
+        preset: ``"paper"`` for the published regression.
+        given: as of :func:`compare`.
+    """
+    from trueline.evaluation.resilience import resilience as measure
+
+    how, notes = settings(**given), []
+    if points is not None:
+        models = read_points(Path(points))
+    else:
+        judged = load_judged_runs([os.fspath(run) for run in runs])
+        compared = compare_runs(judged, how)
+        asr = {
+            level.run: level.metric.value
+            for level in compared.levels
+            if level.scope.measure == "asr" and level.scope.whole
+        }
+        collected = points_from_runs(judged, asr)
+        models, notes = collected.points, collected.notes
+    found = measure(models, preset=preset, seed=how.seed, level=how.level)  # type: ignore[arg-type]
+    return Compared([found], notes=notes)

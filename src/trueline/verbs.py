@@ -1,0 +1,61 @@
+"""Packages whose names are verbs, too: ``trueline.report(run)``, ``trueline.data.dedup(...)``.
+
+The package stays a package; called, or asked for a step's name, it hands over to
+:mod:`trueline.runs`, which is imported then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+
+class Called(ModuleType):
+    """A package that is called: ``trueline.report`` is ``trueline.runs.report.report``."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """The verb of the package's name."""
+        name = self.__name__.rpartition(".")[2]
+        return getattr(import_module(f"trueline.runs.{name}"), name)(*args, **options)
+
+
+def _shadowing(name: str) -> Any:
+    """The function in ``trueline.runs.data``, in place of the submodule of the same name."""
+
+    def get(self: ModuleType) -> Callable[..., Any]:
+        found: Callable[..., Any] = getattr(import_module("trueline.runs.data"), name)
+        return found
+
+    def put(self: ModuleType, module: ModuleType) -> None:
+        """What an import of the submodule would set; it stays reachable by its full name."""
+
+    return property(get, put)
+
+
+class Data(ModuleType):
+    """``trueline.data``, with inspect, convert and every curation step as functions."""
+
+    inspect = _shadowing("inspect")
+    convert = _shadowing("convert")
+
+    def __getattr__(self, name: str) -> Any:
+        """A curation step by its name."""
+        if not name.startswith("_"):
+            curate = import_module("trueline.runs.curate")
+            step = name.rstrip("_").replace("_", "-")
+            if step in curate.every():
+                return curate.verb(step)
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+
+class Runs(ModuleType):
+    """``trueline.runs``, with ``list_runs(folder)`` and ``open_run(folder)``."""
+
+    def __getattr__(self, name: str) -> Any:
+        """A run by its folder, or the runs below one."""
+        homes = {"list_runs": "listed", "open_run": "opened", "Run": "Run"}
+        if name in homes:
+            return getattr(import_module("trueline.runs.run"), homes[name])
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")

@@ -1,0 +1,117 @@
+"""Every verb from Python, and a notebook that goes from rows to the report."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import trueline as tl
+from tiny import pair_rows, tiny_llama, tiny_tokenizer
+from trueline.runs.record import Key
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny model, preference pairs and requests."""
+    path = tmp_path_factory.mktemp("python")
+    tiny_llama().save_pretrained(path / "model")
+    tiny_tokenizer().save_pretrained(path / "model")
+    rows = "".join(json.dumps(row) + "\n" for row in pair_rows(12))
+    (path / "pairs.jsonl").write_text(rows, "utf-8")
+    asks = [
+        {"prompt": f"what color is {what} ?", "harmful": what == "sky"}
+        for what in ("sky", "sea", "grass")
+    ]
+    (path / "asks.jsonl").write_text("".join(json.dumps(a) + "\n" for a in asks), "utf-8")
+    return path
+
+
+OPTIONS = {
+    "max_steps": 2,
+    "per_device_train_batch_size": 2,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "gradient_checkpointing": False,
+    "reference_cache": "none",
+    "test_size": 0.3,
+    "max_new_tokens": 4,
+}
+
+
+def test_from_rows_to_the_report(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert tl.data.inspect("pairs.jsonl").pairs == 12
+    made = tl.data.dedup("pairs.jsonl", "clean.jsonl")
+    assert made.finding.to_frame().metric.tolist()
+    options = {k: v for k, v in OPTIONS.items() if k != "max_new_tokens"}
+    run = tl.align(
+        model_name_or_path="model", dataset_name="pairs.jsonl", loss_type="dpo", beta=0.2,
+        output_dir="run", **options,
+    )  # fmt: skip
+    assert run.config["beta"] == 0.2
+    assert run.metrics.step.tolist()[-1] == 2
+    assert run.finding(Key.HELD_OUT).summary in run._repr_html_()
+    assert len(run.tokenizer()) == run.model().get_input_embeddings().num_embeddings
+    how = {
+        "benchmark": "table=asks.jsonl", "attack": ["direct", "prefill"], "judge": "phrases",
+        "max_new_tokens": 4,
+    }  # fmt: skip
+    after = tl.evaluate(run, **how)
+    assert after.path == run.path / "evaluation"
+    base = tl.evaluate("model", output="base", **how)
+    found = run.diagnose(max_pairs=4)
+    assert {Key.VERDICT, Key.RANKING, Key.ENTANGLEMENT} <= {f.name for f in found.findings}
+    assert found.sentences
+    compared = tl.compare(base, run)
+    assert {"finding", "metric", "value", "low", "high"} <= set(compared.to_frame().columns)
+    page = tl.report(base, run).save("report.html")
+    assert "compared" in page.read_text("utf-8")
+    assert "<iframe" in tl.report(run)._repr_html_()
+    assert run.figures()
+    assert [r.name for r in tl.runs.list_runs(".")] == ["base", "run", "evaluation"]
+
+
+def test_python_and_the_command_line_make_the_same_folder(folder, monkeypatch):
+    import sys
+
+    from trueline.cli import main
+
+    monkeypatch.chdir(folder)
+    options = {k: v for k, v in OPTIONS.items() if k != "max_new_tokens"}
+    given = {
+        "loss_type": "dpo",
+        "model_name_or_path": "model",
+        "dataset_name": "pairs.jsonl",
+        **options,
+    }
+    one = tl.align(**given, output_dir="one")
+    words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
+    monkeypatch.setattr(sys, "argv", ["trueline", "align", *words, "--output_dir", "two"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    two = tl.Run("two")
+    assert sorted(os.listdir(one.path)) == sorted(os.listdir(two.path))
+    assert {**one.config, "output_dir": ""} == {**two.config, "output_dir": ""}
+    assert one.findings == two.findings
+    facts = ("command", "data_hash", "train_examples", "encoding", "scoring")
+    assert [one.manifest[k] for k in facts] == [two.manifest[k] for k in facts]
+    weights = [Path(r.path / "model.safetensors").read_bytes() for r in (one, two)]
+    assert weights[0] == weights[1]
+
+
+def test_packages_that_are_verbs_stay_packages():
+    import trueline.data.inspect as module
+    import trueline.report
+
+    assert callable(trueline.report)
+    assert trueline.report.render_html.__module__ == "trueline.report.html"
+    assert callable(tl.data.inspect)
+    assert callable(module)
+    assert tl.data.compliance_refusal.__doc__.startswith("Answers against refusals")
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        tl.data.nothing  # noqa: B018
