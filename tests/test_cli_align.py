@@ -2,8 +2,12 @@
 
 import json
 import re
+import shlex
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -216,3 +220,31 @@ def test_the_hh_recipes_run(tmp_path):
         (finding,) = json.loads(done.stdout)["findings"]
         metrics = {metric["name"]: metric for metric in finding["metrics"]}
         assert metrics["reward accuracy, after"]["n"] > 10
+
+
+def test_i1_i6_interrupted_resumed_and_not_overwritten(tmp_path, model_folder, pairs_file):
+    """SIGTERM ends with a checkpoint, exit 143 and the command that goes on; a finished run's
+    folder is not taken by another."""
+    output = tmp_path / "run"
+    arguments = arguments_for(model_folder, pairs_file, output, max_steps=120, save_strategy="no")
+    command = [str(Path(sys.executable).with_name("trueline")), "align", *map(str, arguments)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    metrics = output / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and '"loss"' in metrics.read_text()):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 143, said
+    assert "interrupted by SIGTERM after step " in said
+    (line,) = [text for text in said.splitlines() if text.startswith("go on with: trueline align")]
+    done = trueline(*shlex.split(line.removeprefix("go on with: trueline ")), "--json")
+    assert json.loads(done.stdout)["steps"] == 120
+    rows = [json.loads(row) for row in metrics.read_text().splitlines()]
+    steps = [row["step"] for row in rows if "loss" in row]
+    assert steps == list(range(1, 121))
+    names = {m["name"] for f in json.loads(done.stdout)["findings"] for m in f["metrics"]}
+    assert "ranking accuracy, before" in names, "what was measured before is kept (I4)"
+    shutil.rmtree(next(output.glob("checkpoint-*")))
+    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert again.returncode == 2
+    assert "holds a run already" in again.stderr

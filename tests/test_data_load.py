@@ -132,7 +132,7 @@ def test_drops_are_counted_by_reason_with_the_first_five_places(tmp_path):
         ("a.json", b"[]", "no rows"),
         ("a.csv", b"prompt,chosen,rejected\n", "no rows"),
         ("a.parquet", b"PAR?", "not a sound Parquet file"),
-        ("a.jsonl.gz", gzip.compress(json.dumps(GOOD).encode() * 99)[:60], "cut off"),
+        ("a.jsonl.gz", gzip.compress(json.dumps(GOOD).encode() * 99, mtime=0)[:60], "cut off"),
         ("a.jsonl.gz", b"no gzip", "not a sound gzip file"),
         (
             "a.json",

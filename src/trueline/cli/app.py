@@ -99,7 +99,10 @@ def main() -> None:
             os.execv(started[0], started)
         _load_plugins()
         app()
-    except KeyboardInterrupt as interrupted:
+    except (KeyboardInterrupt, SystemExit) as ended:
+        interrupted = _interruption(ended)
+        if interrupted is None:
+            raise
         number = getattr(interrupted, "number", signal.SIGINT)
         _say(str(interrupted) or "interrupted")
         sys.exit(128 + number)
@@ -116,6 +119,14 @@ def main() -> None:
         _say(f"internal error: {type(error).__name__}: {cause(error)}")
         _say(f"this is a fault of Trueline's; please report it with {_trace()}")
         sys.exit(70)
+
+
+def _interruption(ended: BaseException) -> KeyboardInterrupt | None:
+    """The interruption that ended the command, also where typer made an exit of it."""
+    if isinstance(ended, KeyboardInterrupt):
+        return ended
+    cause = getattr(ended.__context__, "__cause__", None)
+    return cause if isinstance(cause, KeyboardInterrupt) else None
 
 
 class Ended(KeyboardInterrupt):

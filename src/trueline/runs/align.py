@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trueline.files import Lock
+from trueline.runs.record import FINISHED
 from trueline.runs.run import Run
 from trueline.terminal import console
 
@@ -123,19 +126,20 @@ def _given(run: RunConfig) -> dict[str, Any]:
 def _train(run: RunConfig, trainer: AlignmentTrainer, *, resume: bool) -> dict[str, Any]:
     from trueline.models import merge_adapter
     from trueline.report import log_findings, settle_tensorboard, write_model_card
+    from trueline.training.coupling import on_first_rank
 
+    if not resume:
+        on_first_rank(lambda: _claim(run))
     trainer.begin(resume)
     settle_tensorboard(trainer)
     if trainer.eval_dataset and not resume:
         trainer.evaluate_first()
     try:
         trainer.train(resume_from_checkpoint=resume)
-    except KeyboardInterrupt:
-        console.print(
-            f"interrupted after step {trainer.state.global_step}; --resume goes on from the last "
-            f"checkpoint in {_output(run)}, if there is one (save_strategy, save_steps)"
-        )
-        raise SystemExit(130) from None
+    except KeyboardInterrupt as stopped:
+        if getattr(stopped, "checkpoint", None) is not None:
+            _say_how_to_go_on()
+        raise
     if trainer.eval_dataset:
         trainer.evaluate()
     trainer.save_model()
@@ -156,6 +160,29 @@ def _train(run: RunConfig, trainer: AlignmentTrainer, *, resume: bool) -> dict[s
         "steps": trainer.state.global_step,
         "findings": [finding.to_dict() for finding in findings],
     }
+
+
+def _claim(run: RunConfig) -> None:
+    """Have the folder: a run that was finished there, or left a checkpoint, is refused or set aside
+    by name."""
+    from trueline.training.checkpoints import claim
+
+    aside = claim(_output(run), overwrite=run.training.overwrite, also=FINISHED)
+    if aside is not None:
+        console.print(f"set aside: {aside}", highlight=False, markup=False)
+
+
+def _say_how_to_go_on() -> None:
+    """The command that resumes a run which was interrupted, where one began it."""
+    words = sys.argv[1:]
+    if words[:1] == ["align"]:
+        more = [] if "--resume" in words else ["--resume"]
+        console.print(
+            f"go on with: {shlex.join(['trueline', *words, *more])}",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+    else:
+        console.print("go on with resume=True", highlight=False)
 
 
 def _say_precision(run: RunConfig) -> None:

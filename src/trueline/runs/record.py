@@ -48,6 +48,14 @@ COMPARISON = "comparison.json"
 SCORES = "scores.json"
 CARD = "README.md"
 
+FINISHED = (
+    FINDINGS,
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "adapter_model.safetensors",
+)
+"""Files by which a folder is known to hold a run that came to its end."""
+
 Row: TypeAlias = Mapping[str, Any]
 
 
