@@ -108,7 +108,8 @@ def compare(*runs: Any, **given: Any) -> Compared:
         raise UserError(
             f"comparing needs two runs or more, got {len(runs)}; `trueline compare BASELINE RUN`"
         )
-    result = compare_runs(load_judged_runs([os.fspath(run) for run in runs]), settings(**given))
+    how = settings(**given)  # before any run is read: bad input must not come late
+    result = compare_runs(load_judged_runs([os.fspath(run) for run in runs]), how)
     return Compared(findings_of(result), result)
 
 
