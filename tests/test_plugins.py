@@ -1,7 +1,9 @@
 """One plug-in law: the eight outside plug-ins of docs/extending.md, each one file, run through
 their verbs, and what is refused."""
 
+import importlib
 import json
+import pkgutil
 import re
 import subprocess
 import sys
@@ -9,13 +11,38 @@ from pathlib import Path
 
 import pytest
 
+import trueline
 from tiny import pair_rows, tiny_llama, tiny_tokenizer
 from trueline import plugins
+from trueline.curation.step import CURATIONS
+from trueline.diagnostics.question import QUESTIONS
 from trueline.errors import UserError
+from trueline.evaluation.attacks import ATTACKS
+from trueline.evaluation.benchmarks import BENCHMARKS
+from trueline.evaluation.judges import JUDGES
+from trueline.objectives import OBJECTIVES
+from trueline.report.findings import DRAWERS
+from trueline.reproduce.claim import CLAIMS
+from trueline.reproduce.runs import EXPERIMENTS
 from trueline.runs.record import Key, Run
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text("utf-8")
 BLOCKS = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, re.DOTALL))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registries_as_before():
+    """What plug-ins register stays in this module: other tests count what is registered."""
+    for found in pkgutil.walk_packages(trueline.__path__, "trueline."):
+        if not found.name.endswith("__main__"):
+            importlib.import_module(found.name)  # some register when they are first used
+    held = [OBJECTIVES, ATTACKS, JUDGES, BENCHMARKS, QUESTIONS, CURATIONS, CLAIMS, EXPERIMENTS]
+    tables = [part for r in held for part in (r._entries, r._aliases)] + [DRAWERS]
+    before = [dict(table) for table in tables]
+    yield
+    for table, kept in zip(tables, before, strict=True):
+        table.clear()
+        table.update(kept)
 
 
 @pytest.fixture(scope="module")
