@@ -113,7 +113,7 @@ def schedule_of(scheduler: Any) -> Schedule:
         UserError: it predicts something else than noise, v or flow, or noises in another way.
     """
     kind = type(scheduler).__name__
-    config = getattr(scheduler, "config", {})
+    config: Any = getattr(scheduler, "config", {})
     if "FlowMatch" in kind and not config.get("invert_sigmas"):
         # one instance may have been set to an inference run: take the training schedule anew
         fresh = type(scheduler).from_config(config)
