@@ -395,6 +395,10 @@ def test_reference_prompt_conditions_the_reference_alone():
 # --- what must stop, stops -----------------------------------------------------------------------
 
 
+@pytest.mark.skipif(
+    os.environ.get("ATEN_CPU_CAPABILITY") == "avx2",
+    reason="torch's bf16 attention packs for the processor's AVX-512 where its setting forbids it",
+)
 def test_bf16_holds_for_reference_and_policy_also_in_a_second_training(tmp_path, caplog):
     """Accelerate wraps a model's forward method once and leaves it wrapped, so neither a scorer
     attached later nor the reference pass can rely on that."""
