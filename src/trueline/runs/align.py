@@ -80,6 +80,8 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
     from trueline.training import AlignmentTrainer
 
     transformers.utils.logging.disable_progress_bar()
+    if not (resume or run.training.overwrite):
+        _claim(run)  # a used folder is refused before anything is loaded
     _say_precision(run)
     adapter = lora_config(run.model)
     train, test = load_datasets(run.data, run.training.seed)
