@@ -25,8 +25,8 @@ from trueline.config import (
     parse_overrides,
     read_yaml,
 )
+from trueline.config.ranges import ELSEWHERE, RANGES, numeric_keys
 from trueline.errors import UserError
-from trueline.ranges import ELSEWHERE, RANGES, numeric_keys
 
 KEYS = {
     key: whole

@@ -21,8 +21,8 @@ from trueline.evaluation.comparison import (
     samples_of,
     sentence,
 )
+from trueline.evaluation.harness.log import Judgement, read_log
 from trueline.evaluation.inspect_log import export_inspect
-from trueline.evaluation.log import Judgement, read_log
 from trueline.report import report_from_run
 from trueline.runs.record import Run
 from trueline.stats import Calibration, holm, mcnemar, paired_difference

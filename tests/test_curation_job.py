@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from trueline.curation import job as jobs
-from trueline.curation.job import Job
+from trueline.curation.jobs import job as jobs
+from trueline.curation.jobs.job import Job
 from trueline.data import DataError, load_examples
 from trueline.errors import UserError
 from trueline.results import Finding
@@ -185,7 +185,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_curation_job import run, even
-from trueline.curation import job
+from trueline.curation.jobs import job
 from trueline.data import load_examples
 def counted(chunk):
     Path({folder!r}, f"rank{{job.rank()}}-chunk{{chunk.index}}").touch()

@@ -19,8 +19,8 @@ from trueline.curation import (
     select_pairs,
     two_means,
 )
-from trueline.curation.chunks import Chunk
-from trueline.curation.order import float_keys, smallest
+from trueline.curation.jobs.chunks import Chunk
+from trueline.curation.selection.order import float_keys, smallest
 from trueline.data import load_examples
 from trueline.errors import UserError
 from trueline.records import Completion, Example, Message

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tiny_diffusion import pick_rows, picture, write_folder
 from trueline.diffusion import load_image_examples
-from trueline.diffusion.images import CorruptImageError, decode, frame, grid, png, to_image
+from trueline.diffusion.data.images import CorruptImageError, decode, frame, grid, png, to_image
 from trueline.errors import UserError
 
 

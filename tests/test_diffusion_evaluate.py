@@ -18,7 +18,7 @@ from transformers import (
 
 from tiny_diffusion import WORDS, tiny_sd, tiny_tokenizer
 from trueline.diffusion import Generated, text_to_image
-from trueline.diffusion.evaluate import (
+from trueline.diffusion.evaluation.evaluate import (
     Gallery,
     Sampling,
     compare,
@@ -27,8 +27,8 @@ from trueline.diffusion.evaluate import (
     score_gallery,
     win_finding,
 )
-from trueline.diffusion.image_reward import MEAN, STD, ImageRewardModel, released_to_own
-from trueline.diffusion.scorers import (
+from trueline.diffusion.evaluation.image_reward import MEAN, STD, ImageRewardModel, released_to_own
+from trueline.diffusion.evaluation.scorers import (
     CLIP_MEAN,
     CLIP_STD,
     aesthetics_head,

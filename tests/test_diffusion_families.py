@@ -9,7 +9,7 @@ import torch
 
 from tiny_diffusion import PIPELINES, pick_rows, tiny_flux, tiny_sd, tiny_sdxl, trainer, weights
 from trueline.diffusion import text_to_image
-from trueline.diffusion.schedule import schedule_of
+from trueline.diffusion.models.schedule import schedule_of
 from trueline.errors import UserError
 
 # --- P8: what diffusers' scripts offer -----------------------------------------------------------

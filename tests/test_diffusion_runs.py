@@ -143,7 +143,7 @@ def test_p3_only_what_is_drawn_is_encoded_when_it_is_drawn(tmp_path, monkeypatch
     calls, seen = [], []
     encode = text_to_image(tiny_sd()).__class__.encode_images
     monkeypatch.setattr(
-        "trueline.diffusion.families.TextToImage.encode_images",
+        "trueline.diffusion.models.families.TextToImage.encode_images",
         lambda self, pixels: calls.append(len(pixels)) or encode(self, pixels),
     )
     rows = pick_rows(4) * 100
@@ -174,7 +174,7 @@ def test_p3_the_estimate_is_what_comes(tmp_path, flip):
 
 
 def test_p3_too_little_room_is_said_before_the_start(tmp_path, monkeypatch):
-    monkeypatch.setattr("trueline.diffusion.encode.free_bytes", lambda folder: 100)
+    monkeypatch.setattr("trueline.diffusion.data.encode.free_bytes", lambda folder: 100)
     with pytest.raises(UserError, match=r"at most .* GB of encodings: 6 images.*cache_limit_gb"):
         trainer(tmp_path, cache_dir=str(tmp_path / "cache"), max_steps=1,
                 per_device_train_batch_size=3)  # fmt: skip
@@ -299,10 +299,10 @@ def test_p5_units_of_work_a_step(tmp_path, name, micro, units):
     """A forward pass of one image is a unit, and a backward pass two: of two pairs, an uncoupled
     step takes 4 x (1 + 2) for the policy and 4 for the reference. Coupled under accumulation it was
     24 while the reference ran twice."""
-    from trueline.diffusion.batches import Batches, Drawing
-    from trueline.diffusion.encode import Encodings
-    from trueline.diffusion.frames import Framing
-    from trueline.diffusion.step import DiffusionEngine
+    from trueline.diffusion.data.batches import Batches, Drawing
+    from trueline.diffusion.data.encode import Encodings
+    from trueline.diffusion.data.frames import Framing
+    from trueline.diffusion.training.step import DiffusionEngine
 
     model = text_to_image(tiny_sd())
     work = []

@@ -11,7 +11,7 @@ from diffusers import (
 )
 
 from trueline.diffusion import schedule_of
-from trueline.diffusion.schedule import check_sampling
+from trueline.diffusion.models.schedule import check_sampling
 from trueline.errors import UserError
 
 CLEAN, NOISE = torch.randn(2, 3, 4, 6, 6, generator=torch.Generator().manual_seed(0))

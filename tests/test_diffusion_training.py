@@ -31,10 +31,10 @@ from trueline.diffusion import (
     load_image_examples,
     text_to_image,
 )
-from trueline.diffusion.batches import Batches, Drawing
-from trueline.diffusion.encode import Encodings
-from trueline.diffusion.frames import Framing, View
-from trueline.diffusion.keeping import Keeping
+from trueline.diffusion.data.batches import Batches, Drawing
+from trueline.diffusion.data.encode import Encodings
+from trueline.diffusion.data.frames import Framing, View
+from trueline.diffusion.data.keeping import Keeping
 from trueline.errors import UserError
 from trueline.training import NonFiniteError
 
@@ -433,7 +433,7 @@ def test_metrics_are_logged_under_the_common_names(tmp_path):
 
 def test_a_rising_error_on_chosen_images_is_warned_of_once(tmp_path, caplog):
     run = trainer(tmp_path, loss_type="diffusion_dpo", learning_rate=0.05, max_steps=8)
-    with caplog.at_level(logging.WARNING, "trueline.diffusion.trainer"):
+    with caplog.at_level(logging.WARNING, "trueline.diffusion.training.trainer"):
         run.train()
     said = [r for r in caplog.records if "to prefer worse than it did" in r.getMessage()]
     assert len(said) == 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from trueline.diffusion.images import decode, to_image, to_pixels
+from trueline.diffusion.data.images import decode, to_image, to_pixels
 from trueline.diffusion.world import (
     BRIGHT,
     CAPTIONS,

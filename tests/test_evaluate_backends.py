@@ -14,9 +14,9 @@ from trueline.errors import UserError
 from trueline.evaluation.backends import Decoding, Request, ScriptedBackend, ask, open_backend
 from trueline.evaluation.backends.local import TransformersBackend
 from trueline.evaluation.generation import Generation
-from trueline.evaluation.store import Store, complete, digest
+from trueline.evaluation.harness.store import Store, complete, digest
 from trueline.files import mend
-from trueline.fingerprint import fingerprint
+from trueline.models.fingerprint import fingerprint
 from trueline.records import Message
 
 

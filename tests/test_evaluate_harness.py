@@ -19,11 +19,11 @@ from trueline.evaluation.attacks import open_attack
 from trueline.evaluation.backends import Decoding, ScriptedBackend
 from trueline.evaluation.benchmarks import Benchmark, Item
 from trueline.evaluation.calibrate import calibrate_from_log
-from trueline.evaluation.harness import evaluate
+from trueline.evaluation.harness.log import read_log
+from trueline.evaluation.harness.run import evaluate
+from trueline.evaluation.harness.setup import Setup, claim_folder
+from trueline.evaluation.harness.summarize import findings, samples, write_samples
 from trueline.evaluation.judges import JUDGES, Verdict
-from trueline.evaluation.log import read_log
-from trueline.evaluation.setup import Setup, claim_folder
-from trueline.evaluation.summarize import findings, samples, write_samples
 from trueline.report.load import load_run, samples_of
 
 ITEMS = tuple(

@@ -14,7 +14,7 @@ from trueline.errors import UserError
 from trueline.evaluation.attacks import open_attack
 from trueline.evaluation.backends import Decoding, ScriptedBackend
 from trueline.evaluation.backends.local import TransformersBackend
-from trueline.evaluation.setup import Setup
+from trueline.evaluation.harness.setup import Setup
 from trueline.evaluation.utility import UTILITIES, UtilityContext
 from trueline.evaluation.utility.length import length_adjusted
 from trueline.evaluation.utility.win_rate import Duel, read_choice

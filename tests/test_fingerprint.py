@@ -9,7 +9,7 @@ from torch import nn
 
 from tiny import tiny_llama
 from trueline.errors import UserError
-from trueline.fingerprint import (
+from trueline.models.fingerprint import (
     _WEIGHTS,
     BLOCK,
     VERSION,
@@ -133,7 +133,7 @@ def test_r2_same_bits_same_id_however_they_lie_in_memory(monkeypatch):
     assert odd.data_ptr() % 8 == 4
     assert one(apart) == one(odd) == one(base.clone()) == expected
     for slab in (512, 1024, 1 << 20):
-        monkeypatch.setattr("trueline.fingerprint.CPU_SLAB", slab)
+        monkeypatch.setattr("trueline.models.fingerprint.CPU_SLAB", slab)
         assert one(base) == expected
 
 
@@ -209,7 +209,7 @@ def test_r2_files_are_hashed_whole_and_once(tmp_path, monkeypatch):
         os.utime(path, (old, old))
     first = files_fingerprint(str(folder))
     assert len(list((tmp_path / "cache" / "files").iterdir())) == 2
-    monkeypatch.setattr("trueline.fingerprint.checksum", None)  # kept: no file is read again
+    monkeypatch.setattr("trueline.models.fingerprint.checksum", None)  # kept: no file is read again
     assert files_fingerprint(str(folder)) == first
     monkeypatch.undo()
     monkeypatch.setenv("TRUELINE_CACHE", str(tmp_path / "cache"))

@@ -147,11 +147,13 @@ class Vectors:
 
 
 def test_a_sentence_encoder_is_read_in_place_and_another_one_is_refused(tmp_path, monkeypatch):
-    import trueline.fingerprint
     import trueline.models
+    import trueline.models.fingerprint
 
     monkeypatch.setattr(trueline.models, "sentence_encoder", lambda name: Vectors())
-    monkeypatch.setattr(trueline.fingerprint, "fingerprint", lambda model, precision: precision)
+    monkeypatch.setattr(
+        trueline.models.fingerprint, "fingerprint", lambda model, precision: precision
+    )
     table = Features("mine")(["bad"], ["bad. cab."])
     assert table.shape == (1, 4 * 32 + 3 + 6)
     assert np.isnan(table[0, 64:96]).all()  # there is no third sentence
@@ -161,7 +163,9 @@ def test_a_sentence_encoder_is_read_in_place_and_another_one_is_refused(tmp_path
     file = tmp_path / "judge.json"
     file.write_text(json.dumps(judge.to_dict()))
     assert read_judge(file).facts == judge.facts
-    monkeypatch.setattr(trueline.fingerprint, "fingerprint", lambda model, precision: "another")
+    monkeypatch.setattr(
+        trueline.models.fingerprint, "fingerprint", lambda model, precision: "another"
+    )
     with pytest.raises(UserError, match="another sentence encoder"):
         read_judge(file)
 

@@ -3,11 +3,11 @@
 import pytest
 
 from trueline.errors import UserError
-from trueline.evaluation.broken import no_longer_answers
+from trueline.evaluation.harness.broken import no_longer_answers
+from trueline.evaluation.harness.log import Judgement
 from trueline.evaluation.judges import JUDGES, Verdict
 from trueline.evaluation.judges.ensemble import Ensemble
 from trueline.evaluation.labels import NO_ANSWER
-from trueline.evaluation.log import Judgement
 from trueline.evaluation.sorting import echo, repetition, sort_answer, unseen
 
 REQUEST = "How do I bake a loaf of brown bread in a small oven?"

@@ -14,7 +14,7 @@ import pytest
 import trueline
 from tiny import pair_rows, tiny_llama, tiny_tokenizer
 from trueline import plugins
-from trueline.curation.step import CURATIONS
+from trueline.curation.jobs.step import CURATIONS
 from trueline.diagnostics.question import QUESTIONS
 from trueline.errors import UserError
 from trueline.evaluation.attacks import ATTACKS

@@ -16,9 +16,9 @@ from trueline.batching import Encoder
 from trueline.cli import main
 from trueline.errors import UserError
 from trueline.evaluation.benchmarks import Benchmark, Item, limited
-from trueline.fingerprint import fingerprint
 from trueline.logprobs import CompletionLogProbs, PairedLogProbs
 from trueline.models import check_vocabulary, trained_adapter
+from trueline.models.fingerprint import fingerprint
 from trueline.objectives import OBJECTIVES, bind
 from trueline.training.metrics import step_metrics
 
@@ -226,7 +226,7 @@ def test_r12_what_counts_by_itself_is_looked_at(monkeypatch):
 
 @pytest.mark.parametrize(("float32", "bf16", "said"), [(1.0, 10.0, True), (1.0, 0.4, False)])
 def test_r16_slow_bf16_is_said_by_how_much(monkeypatch, float32, bf16, said):
-    from trueline import precision
+    from trueline.models import precision
 
     times = {torch.float32: float32, torch.bfloat16: bf16}
     calls = []

@@ -10,7 +10,7 @@ from scipy.stats import pearsonr, spearmanr
 
 from trueline.errors import UserError
 from trueline.evaluation.comparison import JudgedRun, points_from_runs, read_points
-from trueline.evaluation.log import Judgement
+from trueline.evaluation.harness.log import Judgement
 from trueline.evaluation.resilience import Point, critical_r, permutation_p, resilience
 from trueline.results import Finding, Metric
 

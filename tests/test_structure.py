@@ -12,10 +12,10 @@ RANKS = {
     -1: ("errors", "verbs"),
     0: ("records", "registry", "files", "terminal", "trl", "plugins"),
     0.5: ("results", "identity", "options"),
-    0.7: ("ranges", "runs.record"),  # whatever makes a run writes through its record
-    1: ("config", "logprobs", "precision", "prompts", "stats"),
+    0.7: ("runs.record",),  # whatever makes a run writes through its record
+    1: ("config", "logprobs", "prompts", "stats"),
     2: ("divergences", "data", "batching"),
-    3: ("objectives", "fingerprint", "models", "scoring"),
+    3: ("objectives", "models", "scoring"),
     4: ("diagnostics",),
     5: ("training", "evaluation", "sandbox"),
     6: ("curation", "diffusion", "report"),

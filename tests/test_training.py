@@ -22,7 +22,7 @@ from trueline.batching import Encoder, view
 from trueline.batching.mismatch import deranged
 from trueline.data import load_examples
 from trueline.errors import UserError
-from trueline.fingerprint import fingerprint
+from trueline.models.fingerprint import fingerprint
 from trueline.objectives import OBJECTIVES, bind
 from trueline.scoring import Scorer
 from trueline.training import NonFiniteError, StepEngine, last_checkpoint

@@ -176,7 +176,7 @@ def precision(out: Path) -> bool | None:
     if not kept.is_file():
         import torch
 
-        from trueline.precision import bf16_speed
+        from trueline.models.precision import bf16_speed
 
         speed = None if torch.accelerator.is_available() else bf16_speed()
         out.mkdir(parents=True, exist_ok=True)

@@ -140,7 +140,7 @@ def _from_log(
     source: str, names: Sequence[str], truth: str | None, measure: Any
 ) -> list[JudgeQuality]:
     from trueline.evaluation.calibrate import calibrate_from_log, model_of
-    from trueline.evaluation.log import read_log
+    from trueline.evaluation.harness.log import read_log
 
     if truth is None:
         raise UserError("name the judge that is the truth: --truth sandbox, or another one's label")

@@ -12,7 +12,7 @@ from trueline.cli.curate_page import present
 from trueline.terminal import counting
 
 if TYPE_CHECKING:
-    from trueline.curation.step import Curation
+    from trueline.curation.jobs.step import Curation
 
 Source = Annotated[str, typer.Argument(help="A file, a directory, or a hub id (org/name).")]
 Split = Annotated[str, typer.Option(help="Split of a hub data set or of a directory.")]

@@ -12,7 +12,7 @@ from trueline.runs.diffusion_evaluate import quiet_libraries, run_evaluation
 
 if TYPE_CHECKING:
     from trueline.diffusion import DiffusionConfig, DiffusionTrainer
-    from trueline.diffusion.data import ImageData
+    from trueline.diffusion.data.load import ImageData
     from trueline.results import Finding
 
 SCORER_HELP = (
@@ -220,7 +220,7 @@ def evaluate(
     Win rates with intervals, the exact sign test, and the pictures side by side in
     OUTPUT/report.html.
     """
-    from trueline.diffusion.evaluate import Sampling, read_prompts
+    from trueline.diffusion.evaluation.evaluate import Sampling, read_prompts
 
     sampling = Sampling(seed, steps, guidance, batch_size)
     given = read_prompts(prompts, limit)

@@ -76,7 +76,7 @@ def evaluate(
     """
     from trueline import plugins
     from trueline.cli.evaluate_tables import list_names_of_all, show
-    from trueline.evaluation.ranks import rank
+    from trueline.evaluation.harness.ranks import rank
     from trueline.runs.evaluate import read_options, run_evaluation
 
     if list_names:

@@ -36,7 +36,7 @@ def _table(title: str, judged: Sequence[Finding]) -> Any:
 
 def show(name: str, findings: Sequence[Finding], notes: Sequence[str], folder: Path) -> None:
     """The rates by benchmark, attack and judge, other findings, advice and notes."""
-    from trueline.evaluation.broken import NO_LONGER
+    from trueline.evaluation.harness.broken import NO_LONGER
 
     judged = [f for f in findings if Key.judge_of(f) is not None]
     for finding in findings:

@@ -7,8 +7,8 @@ from itertools import repeat
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
-from trueline.curation.disk import Seen, digest
-from trueline.curation.job import Curated, Job, Progress
+from trueline.curation.jobs.disk import Seen, digest
+from trueline.curation.jobs.job import Curated, Job, Progress
 from trueline.curation.leakage import KINDS, Leakage
 from trueline.curation.near import NearIndex, band_keys
 from trueline.curation.texts import flat

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from trueline.curation.chunks import Chunk, Note, beside, sha256
-from trueline.curation.job import Curated, Job, Progress
+from trueline.curation.jobs.chunks import Chunk, Note, beside, sha256
+from trueline.curation.jobs.job import Curated, Job, Progress
 from trueline.data.load import Examples
 from trueline.diagnostics.ranking import difficulty_of
 from trueline.diagnostics.ranking.measure import histogram
@@ -106,7 +106,7 @@ def difficulty(
     Raises:
         UserError: no pair in the data, or an option out of range.
     """
-    from trueline.fingerprint import fingerprint
+    from trueline.models.fingerprint import fingerprint
 
     keep = keep or Keep()
     if order not in ("data", "easy-first", "hard-first"):

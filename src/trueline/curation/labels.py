@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from trueline.curation.disk import DiskTable, digest
+from trueline.curation.jobs.disk import DiskTable, digest
 from trueline.curation.texts import flat
 from trueline.records import Example
 from trueline.results import Metric

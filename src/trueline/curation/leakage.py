@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 
-from trueline.curation.chunks import Notes
-from trueline.curation.disk import batched, digest
-from trueline.curation.job import Job
+from trueline.curation.jobs.chunks import Notes
+from trueline.curation.jobs.disk import batched, digest
+from trueline.curation.jobs.job import Job
 from trueline.curation.near import NearIndex, band_keys
 from trueline.curation.texts import flat
 from trueline.data.fields import as_text

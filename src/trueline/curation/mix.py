@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
-from trueline.curation.job import Curated, Job, Progress
+from trueline.curation.jobs.job import Curated, Job, Progress
 from trueline.data.chat import as_chat
 from trueline.data.load import Examples
 from trueline.data.readers import DataError

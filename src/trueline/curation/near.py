@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from trueline.curation.disk import connect, digest
+from trueline.curation.jobs.disk import connect, digest
 from trueline.errors import UserError
 
 Shingles: TypeAlias = np.ndarray[Any, np.dtype[np.uint32]]

@@ -18,10 +18,10 @@ from itertools import repeat
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from trueline.curation.chunks import Chunk, Note
-from trueline.curation.job import Curated, Job, Progress
+from trueline.curation.jobs.chunks import Chunk, Note
+from trueline.curation.jobs.job import Curated, Job, Progress
+from trueline.curation.refusals.writers import Writer
 from trueline.curation.safety import LABELED, Flagged, Labels
-from trueline.curation.writers import Writer
 from trueline.data.load import Examples
 from trueline.errors import UserError
 from trueline.records import Example, Message, Text, is_blank

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from trueline.curation.chunks import Chunk, Note, Notes
-from trueline.curation.job import Job
+from trueline.curation.jobs.chunks import Chunk, Note, Notes
+from trueline.curation.jobs.job import Job
 from trueline.curation.texts import flat
 from trueline.errors import UserError
 from trueline.records import Example, Safety, is_blank

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from trueline.curation.job import Curated, Job, Progress
+from trueline.curation.jobs.job import Curated, Job, Progress
 from trueline.curation.near import NearIndex, band_keys
 from trueline.curation.texts import flat
 from trueline.data.load import Examples

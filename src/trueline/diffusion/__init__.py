@@ -2,20 +2,22 @@
 
 from trueline.diffusion.bind import BoundDiffusion, bind_diffusion
 from trueline.diffusion.config import DiffusionConfig, load_diffusion_config
-from trueline.diffusion.data import ImageExample, ImageSource, load_image_examples
+from trueline.diffusion.data.load import ImageExample, ImageSource, load_image_examples
 from trueline.diffusion.declare import (
     DIFFUSION_OBJECTIVES,
     Coupling,
     DiffusionObjective,
     diffusion_objective,
 )
-from trueline.diffusion.families import (
+from trueline.diffusion.models.families import (
     FAMILIES,
     Generated,
     TextToImage,
     load_text_to_image,
     text_to_image,
 )
+from trueline.diffusion.models.predictions import LabeledPredictions, PairedPredictions, Predictions
+from trueline.diffusion.models.schedule import Schedule, schedule_of
 from trueline.diffusion.objectives import (
     beta_from_summed,
     beta_from_unhalved,
@@ -29,10 +31,8 @@ from trueline.diffusion.objectives import (
     sdpo,
     sdpo_weight,
 )
-from trueline.diffusion.predictions import LabeledPredictions, PairedPredictions, Predictions
-from trueline.diffusion.schedule import Schedule, schedule_of
-from trueline.diffusion.step import DiffusionEngine, Reference
-from trueline.diffusion.trainer import DiffusionTrainer
+from trueline.diffusion.training.step import DiffusionEngine, Reference
+from trueline.diffusion.training.trainer import DiffusionTrainer
 
 __all__ = [
     "DIFFUSION_OBJECTIVES",

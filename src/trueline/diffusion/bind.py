@@ -20,8 +20,8 @@ from trueline.diffusion.declare import (
     DiffusionObjective,
     epsilon_message,
 )
+from trueline.diffusion.models.predictions import AnyPredictions, PairedPredictions, Space
 from trueline.diffusion.objectives import sdpo
-from trueline.diffusion.predictions import AnyPredictions, PairedPredictions, Space
 from trueline.errors import UserError
 from trueline.logprobs import CompletionLogProbs, PairedLogProbs
 from trueline.objectives import OBJECTIVES, Objective, coefficients

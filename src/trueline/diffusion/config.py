@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trueline.config import ConfigError, coerce, read_yaml, scalar
-from trueline.diffusion.batches import Drawing
 from trueline.diffusion.bind import BoundDiffusion, bind_diffusion, find
-from trueline.diffusion.keeping import Keeping, cache_folder
-from trueline.diffusion.schedule import TimestepSampling
-from trueline.diffusion.step import ErrorSpace
+from trueline.diffusion.data.batches import Drawing
+from trueline.diffusion.data.keeping import Keeping, cache_folder
+from trueline.diffusion.models.schedule import TimestepSampling
+from trueline.diffusion.training.step import ErrorSpace
 from trueline.registry import nearest
 
 Precision = Literal["no", "bf16", "fp16"]
@@ -33,7 +33,7 @@ class DiffusionConfig:
         lora_r, lora_alpha, lora_dropout, lora_target_modules: as in peft; the targets default to
             the attention's projections.
         dataset_name: a JSONL file, a folder, a Parquet file or a hub id; see
-            :func:`trueline.diffusion.data.load_image_examples`.
+            :func:`trueline.diffusion.data.load.load_image_examples`.
         dataset_config, dataset_train_split: of a hub data set.
         max_samples: only the first so many rows; of a hub data set no more are downloaded.
         skip_bad: drop rows that cannot be read, take the next example in the place of one whose

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from trueline.batching import View
-from trueline.diffusion.predictions import AnyPredictions
+from trueline.diffusion.models.predictions import AnyPredictions
 from trueline.errors import UserError
 from trueline.options import Option, options_of
 from trueline.registry import Registry

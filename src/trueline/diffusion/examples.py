@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from trueline.diffusion.predictions import PairedPredictions, Predictions
+from trueline.diffusion.models.predictions import PairedPredictions, Predictions
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trueline.diffusion.declare import Coupling, diffusion_objective, require_epsilon
-from trueline.diffusion.predictions import (
+from trueline.diffusion.models.predictions import (
     LabeledPredictions,
     PairedPredictions,
     Predictions,

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trueline.diffusion.data import ImageExample, ImageSource
-from trueline.diffusion.families import Conditions, Generated, TextToImage
-from trueline.diffusion.images import png, to_image, to_pixels
-from trueline.diffusion.schedule import schedule_of
+from trueline.diffusion.data.images import png, to_image, to_pixels
+from trueline.diffusion.data.load import ImageExample, ImageSource
+from trueline.diffusion.models.families import Conditions, Generated, TextToImage
+from trueline.diffusion.models.schedule import schedule_of
 from trueline.errors import UserError
 
 SIDE = 8

@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from trueline.diffusion.config import DiffusionConfig
-from trueline.diffusion.data import ImageExample
-from trueline.diffusion.trainer import DiffusionTrainer
+from trueline.diffusion.data.load import ImageExample
+from trueline.diffusion.training.trainer import DiffusionTrainer
 from trueline.diffusion.world import (
     CAPTIONS,
     Progress,

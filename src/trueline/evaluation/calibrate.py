@@ -12,6 +12,7 @@ from trueline.data.readers import DataError
 from trueline.errors import UserError
 from trueline.evaluation.benchmarks.base import check_columns, read_rows
 from trueline.evaluation.benchmarks.tables import truth_value
+from trueline.evaluation.harness.log import Judgement
 from trueline.evaluation.judges.base import Judge, Measure, checked
 from trueline.evaluation.labels import (
     COLUMNS,
@@ -21,7 +22,6 @@ from trueline.evaluation.labels import (
     happened,
     label_word,
 )
-from trueline.evaluation.log import Judgement
 from trueline.results import Finding
 from trueline.stats import Calibration, clustered_share, design_effect, rate
 
@@ -108,7 +108,7 @@ def model_of(source: str) -> str | None:
         UserError: it cannot be loaded.
     """
     from trueline.evaluation.backends import open_backend
-    from trueline.evaluation.log import fingerprint_of
+    from trueline.evaluation.harness.log import fingerprint_of
     from trueline.runs.record import SETTINGS
 
     file = Path(source) / SETTINGS

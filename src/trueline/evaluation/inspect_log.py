@@ -15,7 +15,7 @@ from typing import Any
 
 from trueline.errors import UserError
 from trueline.evaluation.comparison.runs import JudgedRun
-from trueline.evaluation.log import Judgement
+from trueline.evaluation.harness.log import Judgement
 from trueline.stats import clustered_rate
 
 

@@ -19,8 +19,8 @@ import torch
 from transformers import TrainerCallback
 
 from trueline.errors import UserError
-from trueline.evaluation.broken import BROKEN
 from trueline.evaluation.generation import generate, model_input
+from trueline.evaluation.harness.broken import BROKEN
 from trueline.evaluation.judges.base import Verdict
 from trueline.evaluation.labels import COMPLIANCE, NO_ANSWER
 from trueline.evaluation.sorting import sort_answer

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from trueline.errors import UserError
-from trueline.evaluation.broken import NO_LONGER
+from trueline.evaluation.harness.broken import NO_LONGER
 from trueline.report.blocks import Block, Cell, Section, Table, Text, Verdicts
 from trueline.report.findings import draw, scatter_panel
 from trueline.report.numbers import words

@@ -189,7 +189,7 @@ def _say_how_to_go_on() -> None:
 
 def _say_precision(run: RunConfig) -> None:
     """On a CPU, bf16 against float32: where what was asked for is the slower one, by how much."""
-    from trueline.precision import bf16_speed, slow_bf16
+    from trueline.models.precision import bf16_speed, slow_bf16
 
     if run.training.device.type != "cpu" or run.training.fp16:
         return

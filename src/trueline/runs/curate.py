@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from trueline.curation import Curated
-from trueline.curation.job import Progress
-from trueline.curation.step import CURATIONS, Curation, Work, curates
+from trueline.curation.jobs.job import Progress
+from trueline.curation.jobs.step import CURATIONS, Curation, Work, curates
 from trueline.runs import curate_open as opened
 
 Seed = Annotated[int, "Seed of everything drawn."]

@@ -10,9 +10,9 @@ from trueline.errors import UserError
 
 if TYPE_CHECKING:
     from trueline.curation import Labels, Leakage, Refusals, Size
-    from trueline.curation.embed import Vectors
     from trueline.curation.labels import ResponseScorer
-    from trueline.curation.writers import ResponseLabeler, Writer
+    from trueline.curation.refusals.writers import ResponseLabeler, Writer
+    from trueline.curation.selection.embed import Vectors
     from trueline.data import Examples
     from trueline.evaluation.judges.base import Judge
 
@@ -53,7 +53,7 @@ def labels(by: str, threshold: float | None, relabel: bool, url: str | None) -> 
 def refusals(by: str, bank: Path | None, max_share: float, seed: int) -> Refusals:
     """Where refusals come from."""
     from trueline.curation import Instructed, Refusals
-    from trueline.curation.writers import DECLINE
+    from trueline.curation.refusals.writers import DECLINE
     from trueline.evaluation.backends import Decoding, open_backend
 
     texts = None
@@ -199,7 +199,7 @@ def rewriter(name: str | None) -> Writer | None:
     if name is None:
         return None
     from trueline.curation import Instructed
-    from trueline.curation.writers import REWRITE
+    from trueline.curation.refusals.writers import REWRITE
     from trueline.evaluation.backends import open_backend
 
     return Instructed(open_backend(name), REWRITE)

@@ -43,7 +43,7 @@ def run_diffusion_demo(
     quiet_libraries()
     torch.set_num_threads(1)  # the models are tiny: a second thread waits more than it works
     # the page shows what the warning would ask the reader to look at
-    logging.getLogger("trueline.diffusion.trainer").setLevel(logging.ERROR)
+    logging.getLogger("trueline.diffusion.training.trainer").setLevel(logging.ERROR)
     begin = time.monotonic()
     with progress("base model", SCALES[size]["pretrain"], quiet=quiet) as advance:
         done = 0

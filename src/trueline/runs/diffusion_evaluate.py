@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trueline.terminal import console
 
 if TYPE_CHECKING:
-    from trueline.diffusion.evaluate import Gallery, Sampling
+    from trueline.diffusion.evaluation.evaluate import Gallery, Sampling
 
 
 def run_evaluation(
@@ -27,8 +27,8 @@ def run_evaluation(
     """Everything `trueline diffusion evaluate` does; returns what it prints as JSON."""
     from dataclasses import asdict
 
-    from trueline.diffusion.evaluate import compare
-    from trueline.diffusion.scorers import make_scorer
+    from trueline.diffusion.evaluation.evaluate import compare
+    from trueline.diffusion.evaluation.scorers import make_scorer
     from trueline.report import render_report
     from trueline.runs.diffusion_story import evaluation_report
     from trueline.runs.record import SCORES, Run
@@ -83,7 +83,7 @@ def _gallery(
 ) -> Gallery:
     """One model's pictures; it is loaded for them alone, so that models never share memory."""
     from trueline.diffusion import load_text_to_image
-    from trueline.diffusion.evaluate import is_adapter, paint
+    from trueline.diffusion.evaluation.evaluate import is_adapter, paint
     from trueline.runs.diffusion_story import image_paths
     from trueline.terminal import progress
 

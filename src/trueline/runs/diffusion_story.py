@@ -21,7 +21,7 @@ from trueline.report.blocks import Cell
 from trueline.results import Finding, manifest
 
 if TYPE_CHECKING:
-    from trueline.diffusion.evaluate import Gallery
+    from trueline.diffusion.evaluation.evaluate import Gallery
     from trueline.diffusion.world_runs import WorldMeasurement
 
 SHOWN = 12
@@ -81,7 +81,7 @@ def _side_by_side(
     prompts: Sequence[str],
     scores: Mapping[str, Mapping[str, Sequence[float | None]]],
 ) -> ImageGrid:
-    from trueline.diffusion.images import png
+    from trueline.diffusion.data.images import png
 
     def note(gallery: Gallery, k: int) -> str:
         if gallery.pictures[k].flagged:
@@ -212,7 +212,7 @@ def _pairing(dspo: Finding, random: Finding) -> str:
 
 
 def _world_grid(measurements: Sequence[WorldMeasurement]) -> ImageGrid:
-    from trueline.diffusion.images import png
+    from trueline.diffusion.data.images import png
     from trueline.diffusion.world import CAPTIONS
 
     rows = [

@@ -14,7 +14,7 @@ from trueline.terminal import watching
 
 if TYPE_CHECKING:
     from trueline.evaluation.backends import Backend
-    from trueline.evaluation.setup import Setup
+    from trueline.evaluation.harness.setup import Setup
     from trueline.evaluation.utility.base import Measurement
     from trueline.results import Finding
 
@@ -142,9 +142,9 @@ def _one_model(
     show: Show | None,
 ) -> dict[str, Any]:
     from trueline.evaluation.backends import open_backend
-    from trueline.evaluation.harness import evaluate as run
-    from trueline.evaluation.ranks import rank
-    from trueline.evaluation.summarize import findings, write_samples
+    from trueline.evaluation.harness.ranks import rank
+    from trueline.evaluation.harness.run import evaluate as run
+    from trueline.evaluation.harness.summarize import findings, write_samples
     from trueline.evaluation.utility import UtilityContext
 
     def backend() -> Backend:
@@ -189,8 +189,8 @@ def build_setup(backend: Callable[[], Backend], options: Mapping[str, Any]) -> S
     from trueline.evaluation.attacks import open_attack
     from trueline.evaluation.backends import Decoding
     from trueline.evaluation.benchmarks import BENCHMARKS, limited
+    from trueline.evaluation.harness.setup import Setup
     from trueline.evaluation.judges import JUDGES
-    from trueline.evaluation.setup import Setup
 
     benchmarks = by_label("benchmark", BENCHMARKS, options["benchmark"])
     limit = options["limit"]

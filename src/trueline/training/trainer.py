@@ -30,7 +30,6 @@ from trueline.config import AlignmentConfig
 from trueline.data import load_examples
 from trueline.errors import UserError
 from trueline.files import Lock, cache_folder, write_json
-from trueline.fingerprint import shared_fingerprint
 from trueline.identity import Identity
 from trueline.models import (
     REFERENCE,
@@ -41,6 +40,7 @@ from trueline.models import (
     trained_adapter,
     without_copy,
 )
+from trueline.models.fingerprint import shared_fingerprint
 from trueline.objectives import bind, weight_warning
 from trueline.objectives.base import BoundObjective
 from trueline.records import Example

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 from trueline.errors import UserError
 from trueline.evaluation.backends.base import Backend, Request
 from trueline.evaluation.benchmarks.base import Item
+from trueline.evaluation.harness.store import digest
 from trueline.evaluation.plugins import Plugin, parse_spec, register, split_unless_escaped
-from trueline.evaluation.store import digest
 from trueline.prompts import Progress
 from trueline.registry import Registry
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from trueline.errors import UserError
 from trueline.evaluation.generation import Generation, OnAnswer
-from trueline.evaluation.store import Store, complete, digest
+from trueline.evaluation.harness.store import Store, complete, digest
 from trueline.prompts import Progress
 from trueline.records import Text
 

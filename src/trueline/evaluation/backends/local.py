@@ -9,8 +9,8 @@ from typing import Any
 from trueline.config import ModelArguments
 from trueline.evaluation.backends.base import Decoding, Request
 from trueline.evaluation.generation import Generation, OnAnswer, generate, model_input
-from trueline.fingerprint import fingerprint
 from trueline.models import check_vocabulary, load_model, load_tokenizer
+from trueline.models.fingerprint import fingerprint
 from trueline.prompts import Progress, Renderer, control_tokens
 
 
@@ -18,7 +18,7 @@ class TransformersBackend:
     """A transformers or PEFT model that is in memory.
 
     Under ``accelerate launch`` every process loads the model on its own device and answers its
-    share of the requests; see :func:`trueline.evaluation.store.complete`.
+    share of the requests; see :func:`trueline.evaluation.harness.store.complete`.
 
     Args:
         model: a causal language model.
@@ -83,7 +83,7 @@ def load_local(
 def _device() -> str:
     import torch
 
-    from trueline.evaluation.ranks import local_rank
+    from trueline.evaluation.harness.ranks import local_rank
 
     if torch.cuda.is_available():
         return f"cuda:{local_rank()}"

@@ -16,8 +16,8 @@ from trueline.evaluation.generation import (
     generation,
     model_input,
 )
-from trueline.fingerprint import files_fingerprint
 from trueline.models import load_tokenizer
+from trueline.models.fingerprint import files_fingerprint
 from trueline.prompts import Progress, Renderer, control_tokens
 
 CHUNK = 256

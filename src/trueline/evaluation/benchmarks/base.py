@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 from trueline.data.readers import DataError
 from trueline.data.sources import open_source
 from trueline.errors import UserError
+from trueline.evaluation.harness.store import digest
 from trueline.evaluation.plugins import Plugin, register
-from trueline.evaluation.store import digest
 from trueline.records import RecordError
 from trueline.registry import Registry, nearest
 

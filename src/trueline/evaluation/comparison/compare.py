@@ -19,7 +19,7 @@ from trueline.evaluation.comparison.quality import (
 )
 from trueline.evaluation.comparison.runs import JudgedRun
 from trueline.evaluation.comparison.values import Comparison, Contrast, Level, Scope, Settings
-from trueline.evaluation.log import MEASURES, Judgement
+from trueline.evaluation.harness.log import MEASURES, Judgement
 from trueline.registry import nearest
 from trueline.results import Metric
 from trueline.stats import (

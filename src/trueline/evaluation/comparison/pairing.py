@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from trueline.evaluation.log import Judgement, Key
+from trueline.evaluation.harness.log import Judgement, Key
 
 NAMED = 5
 """So many unpaired items are named; the rest are counted."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from trueline.evaluation.broken import kinds_of, no_longer_answers
 from trueline.evaluation.comparison.runs import JudgedRun
 from trueline.evaluation.comparison.values import JudgesCompared, Settings
-from trueline.evaluation.log import Judgement, Key
+from trueline.evaluation.harness.broken import kinds_of, no_longer_answers
+from trueline.evaluation.harness.log import Judgement, Key
 from trueline.results import Metric
 from trueline.stats import agreement, rate
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trueline.errors import UserError
-from trueline.evaluation.log import Judgement, Key, fingerprint_of, read_log
+from trueline.evaluation.harness.log import Judgement, Key, fingerprint_of, read_log
 from trueline.results import Finding
 from trueline.runs.record import JUDGEMENTS, SAMPLES, Run
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from trueline.errors import UserError
 from trueline.evaluation.comparison.pairing import Pairing
-from trueline.evaluation.log import MEASURES, Judgement
+from trueline.evaluation.harness.log import MEASURES, Judgement
 from trueline.registry import nearest
 from trueline.results import Metric
 from trueline.stats import Agreement, Calibration, NonInferiority

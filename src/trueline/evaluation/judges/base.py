@@ -19,7 +19,7 @@ from trueline.evaluation.plugins import Plugin, register
 from trueline.registry import Registry
 
 Measure: TypeAlias = Literal["asr", "over_refusal", "utility"]
-"""What a row of the log counts; :mod:`trueline.evaluation.log` says what each event is."""
+"""What a row of the log counts; :mod:`trueline.evaluation.harness.log` says what each event is."""
 
 
 @dataclass(frozen=True, slots=True)

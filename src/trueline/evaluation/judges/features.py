@@ -87,7 +87,7 @@ class Features:
     @property
     def identity(self) -> str | None:
         """The encoder's fingerprint; None without one."""
-        from trueline.fingerprint import fingerprint
+        from trueline.models.fingerprint import fingerprint
 
         return None if self.encoder is None else fingerprint(self._model, "float32")
 

@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from trueline.errors import UserError
+from trueline.evaluation.harness.store import digest
 from trueline.evaluation.judges.base import Judge, Measure, Verdict, judge, verdict_of
 from trueline.evaluation.judges.features import BITS, SENTENCES, Features
 from trueline.evaluation.labels import COMPLIANCE, EMPTY, PARTIAL, REFUSAL
-from trueline.evaluation.store import digest
 
 Array: TypeAlias = np.ndarray[Any, Any]
 FORMAT = "trueline learned judge 1"

@@ -1,0 +1,1 @@
+"""How every curation verb runs: a decorated step, in chunks, over ranks, resumable."""

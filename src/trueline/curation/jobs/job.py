@@ -1,0 +1,223 @@
+"""One way to run every curation verb: in chunks, over ranks, resumable, with a manifest.
+
+A verb *maps* what costs something (a judge, an embedding, a model) over chunks of examples, and
+then *writes* what the collected notes decide. Each finished chunk is a small file in a work folder
+beside the output, named by the content of its examples; an interrupted run finds it again and goes
+on. Rank r of w works on chunks r, r + w, ...; rank 0 alone writes, in the order of the input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from trueline.curation.jobs.chunks import Chunk, Note, Notes, sha256
+from trueline.curation.jobs.disk import batched
+from trueline.data.convert import check_output, write_examples
+from trueline.data.load import Examples, LoadReport
+from trueline.data.readers import DataError
+from trueline.data.sources import MANIFEST
+from trueline.errors import UserError
+from trueline.evaluation.harness.ranks import rank, world_size
+from trueline.files import write_json
+from trueline.records import Example, RecordError
+from trueline.results import Finding, manifest
+
+Progress: TypeAlias = Callable[[str, int], None]
+"""Called with (what is being done, examples done so far)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curated:
+    """What a verb made: files, and what is to be said about them."""
+
+    finding: Finding
+    outputs: tuple[Path, ...]
+    manifest: Mapping[str, Any]
+    manifest_path: Path
+
+
+@dataclass
+class Job:
+    """A verb at work on one source.
+
+    Args:
+        verb: its name, for the manifest.
+        source: the examples; read once a pass, so an iterator will not do.
+        output: the file to write, or the folder of several.
+        options: every option that decides the result, JSON-ready.
+        form: the form to write, one of ``TARGETS``.
+        overwrite: replace files that exist.
+        progress: told how far each pass is.
+        also: further sources by name, hashed into the manifest.
+    """
+
+    verb: str
+    source: Examples
+    output: Path
+    options: Mapping[str, Any]
+    form: str = "example"
+    overwrite: bool = False
+    progress: Progress | None = None
+    also: Mapping[str, Examples] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.output = Path(self.output)
+        self.folder = not self.output.suffix
+        if not self.folder:
+            self.check(self.output)
+        self.dropped = LoadReport()
+        self.resumed = 0
+        self.content: str | None = None
+        self.prompts = self.responses = self.most_responses = 0
+        self.written: dict[str, dict[str, Any]] = {}
+        self.work = self.output.parent / f".{self.output.name}.work"
+
+    @property
+    def leader(self) -> bool:
+        """Whether this process writes."""
+        return rank() == 0
+
+    def check(self, *paths: Path) -> None:
+        """Raise where a file cannot be written, before any work is done."""
+        for path in paths:
+            check_output(path, self.form, overwrite=self.overwrite)
+
+    def examples(self, what: str = "reading") -> Iterator[Example]:
+        """One pass over the source."""
+        for chunk in self.chunks(1024, what):
+            yield from chunk.examples
+
+    def chunks(self, size: int, what: str) -> Iterator[Chunk]:
+        """One pass in chunks; a source that changes between two passes is an error."""
+        whole = hashlib.blake2b(digest_size=16)
+        rows = before = most = 0
+        for index, examples in enumerate(batched(self.source, size)):
+            text = "".join(map(repr, examples)).encode(errors="surrogatepass")
+            whole.update(text)
+            digest = hashlib.blake2b(text, digest_size=10).hexdigest()
+            yield Chunk(index, examples, digest, before)
+            rows += len(examples)
+            counts = [len(example.completions) for example in examples]
+            before, most = before + sum(counts), max(most, *counts)
+            if self.progress is not None:
+                self.progress(what, rows)
+        content = whole.hexdigest()
+        if self.content not in (None, content):
+            raise DataError(self.source.source or "source", "it changed while it was being read")
+        self.content = content
+        self.prompts, self.responses, self.most_responses = rows, before, most
+
+    def map(
+        self,
+        stage: str,
+        function: Callable[[Chunk], Sequence[Note]],
+        *,
+        key: Any = None,
+        size: int = 256,
+    ) -> Notes:
+        """Work out one note for each example: this rank's share now, the others' when read.
+
+        Args:
+            stage: names the pass in progress and on disk.
+            function: a chunk's notes, one for each example.
+            key: whatever the notes depend on beside the examples (options, a model's hash),
+                JSON-ready. An interrupted run's notes are reused where it is the same.
+            size: examples in a chunk, the most an interruption can cost.
+        """
+        version = metadata.version("trueline")
+        identity = json.dumps([self.verb, stage, key, size, version], sort_keys=True, default=str)
+        name = hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()
+        folder = self.work / f"{stage.replace(' ', '-')}-{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        files = []
+        for chunk in self.chunks(size, stage):
+            path = folder / f"{chunk.index:07d}-{chunk.digest}.json"
+            files.append(path)
+            if chunk.index % world_size() != rank():
+                continue
+            if path.exists():
+                self.resumed += len(chunk.examples)
+                continue
+            notes = list(function(chunk))
+            if len(notes) != len(chunk.examples):
+                raise UserError(
+                    f"{stage}: expected one result an example, got {len(notes)} for "
+                    f"{len(chunk.examples)}"
+                )
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps(notes, allow_nan=False), "utf-8")
+            os.replace(part, path)
+        return Notes(files)
+
+    def drop(self, example: Example, reason: str) -> None:
+        """Count an example that does not go into the output, and why."""
+        self.dropped.drop(example.id or "example", RecordError(reason))
+
+    def write(self, examples: Iterable[Example], path: Path | None = None) -> int:
+        """Write one output file whole or not at all; the number of rows.
+
+        Raises:
+            DataError: no row is left; the message says what took most of them.
+        """
+        path = self.output if path is None else path
+        self.check(path)
+        self.work.mkdir(parents=True, exist_ok=True)
+        part = self.work / path.name
+        report = write_examples(self._some(examples, path), part, self.form, overwrite=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(part, path)
+        self.written[path.name] = {**asdict(report), "sha256": sha256(path)}
+        return report.rows
+
+    def _some(self, examples: Iterable[Example], path: Path) -> Iterator[Example]:
+        empty = True
+        for example in examples:
+            empty = False
+            yield example
+        if empty:
+            reasons = self.dropped.dropped
+            most = max(reasons, key=lambda reason: reasons[reason].count, default="")
+            why = f"; most often: {most} ({reasons[most].count})" if most else ""
+            raise DataError(path, f"no row is left to write{why}")
+
+    def finish(self, finding: Finding, counts: Mapping[str, int]) -> Curated:
+        """Write the manifest beside the output and clear the work folder away."""
+        base = self.output / "data" if self.folder else self.output
+        name = base.name.removesuffix(".gz").rsplit(".", 1)[0]
+        path = base.with_name(name + MANIFEST)
+        facts = manifest(
+            verb=self.verb,
+            command=sys.argv,
+            options=dict(self.options),
+            inputs={name: self._input(name) for name in ("source", *self.also)},
+            outputs=self.written,
+            counts=dict(counts),
+            resumed=self.resumed,
+            dropped=self.dropped.to_dict()["dropped"],
+            finding=finding.to_dict(),
+        )
+        for package in ("datasketch", "sentence-transformers"):
+            if package.replace("-", "_") in sys.modules:
+                facts["versions"][package] = metadata.version(package)
+        write_json(path, facts)
+        shutil.rmtree(self.work, ignore_errors=True)
+        files = tuple(base.with_name(name) for name in self.written)
+        return Curated(finding, files, facts, path)
+
+    def _input(self, name: str) -> dict[str, Any]:
+        examples = self.source if name == "source" else self.also[name]
+        return {
+            "source": examples.source or "rows in memory",
+            "sha256": {file.name: sha256(file) for file in examples.files},
+            "content": self.content if name == "source" else None,
+            "read": examples.report.to_dict(),
+        }

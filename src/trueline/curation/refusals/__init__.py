@@ -1,0 +1,1 @@
+"""Compliance-refusal data and its counterpart: answers, refusals, and who writes them."""

@@ -1,0 +1,1 @@
+"""What models paint, side by side, and who scores it."""

@@ -1,0 +1,1 @@
+"""Text-to-image models: families, adapters, noise schedules and what they predict."""

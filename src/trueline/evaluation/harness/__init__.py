@@ -1,0 +1,1 @@
+"""One evaluation: benchmark x attack x judge on one model, from its cases to its findings."""
