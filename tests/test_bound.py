@@ -149,5 +149,4 @@ def test_verb():
     [panel] = value["figures"]["curves"]["panels"]
     assert panel["lines"][0]["y"] == sorted(panel["lines"][0]["y"])
     told = CliRunner().invoke(app, ["--ratio", "1e9"])
-    assert "nothing" in told.stderr
-    assert told.stdout == ""
+    assert "nothing" in told.stdout

@@ -376,9 +376,9 @@ def test_verb_prints_one_document_and_saves_a_run(call, tmp_path, pair):
     assert json.loads((saved / "comparison.json").read_text())["baseline"] == "base"
     assert report_from_run(saved).sections
     told = call(*folders, "--output", tmp_path / "out")
-    assert told.stdout == ""
-    assert "-38.0 points" in told.stderr
-    assert "Holm" in told.stderr
+    assert "-38.0 points" in told.stdout
+    assert "Holm" in told.stdout
+    assert "saved in" not in told.stdout
 
 
 def test_verb_reads_what_calibrate_judge_writes(call, tmp_path, pair):
@@ -399,7 +399,7 @@ def test_verb_states_power_beforehand(call):
     value = json.loads(call("--power", "0.05", "0.01", "--n", 520, "--json").stdout)
     assert value["designs"]["other prompts"]["power"] == pytest.approx(0.967, abs=0.001)
     assert value["designs"]["same prompts (McNemar)"]["needed_n"]["0.8"] == 301
-    assert "520" in call("--power", "0.05", "0.01", "--n", 520).stderr
+    assert "520" in call("--power", "0.05", "0.01", "--n", 520).stdout
 
 
 def test_verb_measures_resilience(call, tmp_path):
@@ -409,7 +409,7 @@ def test_verb_measures_resilience(call, tmp_path):
     value = json.loads(call("--resilience", "--points", "p.csv", "--json").stdout)
     assert value["name"] == "resilience"
     paper = call("--resilience", "--points", "p.csv", "--preset", "paper")
-    assert "standard deviations" in paper.stderr
+    assert "standard deviations" in paper.stdout
 
 
 @pytest.mark.parametrize(

@@ -174,11 +174,10 @@ def test_cli_inspect(source):
     assert document["dropped"]["column 'rejected' is missing"]["places"] == ["in.jsonl:2"]
     done = CliRunner().invoke(app, ["inspect", str(source), "--skip-bad"])
     assert done.exit_code == 0
-    assert not done.stdout
-    assert "bold" not in done.stderr, "R13: no row's text unless asked for"
+    assert "bold" not in done.output, "R13: no row's text unless asked for"
     done = CliRunner().invoke(app, ["inspect", str(source), "--skip-bad", "--show"])
-    assert "PROMPT [bold]q" in done.stderr
-    assert "REJECTED b" in done.stderr
+    assert "PROMPT [bold]q" in done.stdout
+    assert "REJECTED b" in done.stdout
 
 
 def test_r13_inspect_shows_a_row_token_by_token_when_asked(tmp_path):
@@ -189,17 +188,17 @@ def test_r13_inspect_shows_a_row_token_by_token_when_asked(tmp_path):
     asked = ["inspect", str(rows), "--model", str(model)]
     done = CliRunner().invoke(app, [*asked, "--show"])
     assert done.exit_code == 0, done.output
-    assert "PROMPT 3 tokens, 0 scored" in done.stderr
-    assert "CHOSEN 3 tokens, 3 scored" in done.stderr
-    assert "spells control tokens" in done.stderr
-    assert "margin (1 rows)" in done.stderr
+    assert "PROMPT 3 tokens, 0 scored" in done.stdout
+    assert "CHOSEN 3 tokens, 3 scored" in done.stdout
+    assert "spells control tokens" in done.stdout
+    assert "margin (1 rows)" in done.stdout
     document = json.loads(CliRunner().invoke(app, [*asked, "--show", "--json"]).stdout)
     chosen = document["shown"]["tokens"][1]
     assert [(t["text"], t["scored"]) for t in chosen["tokens"]][-1] == (" </s>", True)
     assert document["unread"] == {"margin": 1}
     assert "shown" not in json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
     quiet = CliRunner().invoke(app, asked)
-    assert "because" not in quiet.stderr
+    assert "because" not in quiet.output
     assert CliRunner().invoke(app, [*asked, "--show", "--row", "2"]).exit_code
 
 

@@ -92,3 +92,9 @@ def test_public_names():
         assert getattr(trueline, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         trueline.nothing  # noqa: B018
+
+
+def test_tables_are_printed_on_stdout():
+    """A table on stderr is empty in a pipe: results go through `out`, remarks through `console`."""
+    for path in [*(SOURCE / "cli").glob("*.py"), *(SOURCE / "runs").glob("*.py")]:
+        assert "console.print(table" not in path.read_text("utf-8"), path

@@ -1,4 +1,4 @@
-"""What is told on the way: the console on stderr, where progress and notes go.
+"""What is told: results on stdout, where a pipe finds them; progress and notes on stderr.
 
 On a terminal a bar; elsewhere (a log file, a pipe) a line after ten seconds and then ever more
 seldom. Both say what is done, how much is left and at what pace.
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -33,7 +33,37 @@ Watch: TypeAlias = Callable[[str], Callable[[int, int], None]]
 FIRST_LINE, LAST_GAP = 10.0, 600.0
 """Seconds before the first line of a log, and at most between two."""
 
+WIDE = 160
+"""Columns of a table that goes into a pipe or a file."""
+
+
+class _Results(Console):
+    """Stdout, of the first of several processes; wide where nobody's window sets a width."""
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """Columns and lines."""
+        found = super().size
+        fixed = self.is_terminal or self.is_jupyter or "COLUMNS" in os.environ
+        return found if fixed else ConsoleDimensions(WIDE, found.height)
+
+    @size.setter
+    def size(self, value: tuple[int, int]) -> None:
+        Console.size.fset(self, value)  # type: ignore[attr-defined]
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print, on the first process alone."""
+        if is_first():
+            super().print(*objects, **how)
+
+
+def is_first() -> bool:
+    """Whether this process is the only one, or the first of several that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 console = Console(stderr=True)
+out = _Results()
 
 
 def pace(done: float, seconds: float) -> str:
@@ -125,7 +155,7 @@ def counted_bar(quiet: bool) -> Progress:
     """The bar: title, count, times, pace, and a status behind them; lines where there is no
     terminal. Of several processes the first one tells."""
     out = Console(stderr=True)
-    quiet = quiet or os.environ.get("RANK", "0") != "0"
+    quiet = quiet or not is_first()
     if not out.is_terminal:
         return _Lines(out, quiet=quiet)
     return Progress(

@@ -1,8 +1,8 @@
 """The application: one module a verb, and the conventions they share.
 
-Progress and tables go to stderr; ``--json`` prints one JSON document on stdout; bad input is one
-line on stderr and exit code 2. Verb modules import nothing heavy at the top, so that
-``trueline --help`` answers at once.
+Results (tables, findings, lists) go to stdout, progress and remarks to stderr; ``--json`` prints
+one JSON document on stdout; bad input is one line on stderr and exit code 2. Verb modules import
+nothing heavy at the top, so that ``trueline --help`` answers at once.
 """
 
 from __future__ import annotations

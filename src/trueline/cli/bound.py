@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from trueline.cli.common import Json, console, print_json
+from trueline.cli.common import Json, out, print_json
 
 
 def bound(
@@ -47,7 +47,7 @@ def bound(
     if json:
         print_json({**finding.to_dict(), "vacuous": found.vacuous})
         return
-    console.print(metrics(finding))
+    out.print(metrics(finding))
     for text in (finding.summary, finding.advice):
         if text:
-            console.print(f"• {text}", markup=False, highlight=False)
+            out.print(f"• {text}", markup=False, highlight=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trueline.cli.common import Json, console, print_json
+from trueline.cli.common import Json, console, out, print_json
 from trueline.errors import UserError
 
 if TYPE_CHECKING:
@@ -157,11 +157,11 @@ def _show(qualities: Sequence[JudgeQuality], output: Path | None, json: bool) ->
         print_json([{**q.to_dict(), "finding": q.finding.to_dict()} for q in qualities])
         return
     for quality in qualities:
-        console.print(quality.finding.summary, markup=False, highlight=False)
+        out.print(quality.finding.summary, markup=False, highlight=False)
         for metric in quality.finding.metrics:
-            console.print(f"  {metric.name}: {metric} (n={metric.n})", markup=False)
+            out.print(f"  {metric.name}: {metric} (n={metric.n})", markup=False)
         if quality.finding.advice:
-            console.print(quality.finding.advice, style="yellow", markup=False)
+            out.print(quality.finding.advice, style="yellow", markup=False)
 
 
 def _fit(rows: Sequence[Labeled], output: Path, encoder: str | None, json: bool) -> None:
@@ -173,9 +173,9 @@ def _fit(rows: Sequence[Labeled], output: Path, encoder: str | None, json: bool)
     if json:
         print_json({"output": str(output), **fitted.judge.notes})
         return
-    console.print(_table(fitted))
+    out.print(_table(fitted))
     for note in fitted.words:
-        console.print(f"• {note}", markup=False, highlight=False)
+        out.print(f"• {note}", markup=False, highlight=False)
     console.print(f"written to {output}; use it as --judge learned={output}", markup=False)
 
 

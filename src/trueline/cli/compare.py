@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trueline.cli.common import Json, console, print_json
+from trueline.cli.common import Json, console, out, print_json
 from trueline.errors import UserError
 
 if TYPE_CHECKING:
@@ -148,16 +148,16 @@ def _tell(result: Comparison, output: Path) -> None:
     from trueline.cli.compare_tables import differences, rates
     from trueline.evaluation.comparison import judges_sentence, sentence
 
-    console.print(rates(result))
-    console.print(differences(result))
+    out.print(rates(result))
+    out.print(differences(result))
     for contrast in result.contrasts:
         if contrast.primary:
             told = sentence(contrast, result.baseline, 1 - result.confidence)
-            console.print(f"• {told}", markup=False, highlight=False)
+            out.print(f"• {told}", markup=False, highlight=False)
     for note in result.notes:
-        console.print(f"• {note}", style="yellow", markup=False, highlight=False)
+        out.print(f"• {note}", style="yellow", markup=False, highlight=False)
     for found in result.judges:
-        console.print(f"• {judges_sentence(found)}", markup=False, highlight=False)
+        out.print(f"• {judges_sentence(found)}", markup=False, highlight=False)
     console.print(
         f"saved in {output}; `trueline report {output}` shows what changed",
         markup=False,
@@ -171,8 +171,8 @@ def _tell_resilience(found: Finding, notes: Sequence[str], output: Path, json: b
         return
     from trueline.cli.compare_tables import metrics
 
-    console.print(metrics(found))
+    out.print(metrics(found))
     for text in (found.summary, found.advice, *notes):
         if text:
-            console.print(f"• {text}", markup=False, highlight=False)
+            out.print(f"• {text}", markup=False, highlight=False)
     console.print(f"saved in {output}", markup=False, highlight=False)

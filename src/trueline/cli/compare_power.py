@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from trueline.cli.common import console, print_json
+from trueline.cli.common import out, print_json
 
 
 def show_power(
@@ -39,4 +39,4 @@ def show_power(
         facts["designs"][name] = {"needed_n": needed, "power": reached}
         cells = [f"{count:,}" for count in needed.values()]
         table.add_row(name, *cells, *([] if reached is None else [f"{reached:.3f}"]))
-    print_json(facts) if json else console.print(table)
+    print_json(facts) if json else out.print(table)

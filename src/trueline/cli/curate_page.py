@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from trueline.cli.common import console, print_json
+from trueline.cli.common import console, out, print_json
 
 if TYPE_CHECKING:
     from trueline.curation import Curated
@@ -45,13 +45,13 @@ def present(made: Curated | None, *, as_json: bool, html: bool) -> None:
 
 def _show(made: Curated) -> None:
     finding = made.finding
-    console.print(Text(finding.summary, "bold"))
+    out.print(Text(finding.summary, "bold"))
     if finding.metrics:
         table = Table("what", "value", "n", title="measured")
         for metric in finding.metrics:
             count = "" if metric.n is None else f"{metric.n:,}"
             table.add_row(Text(metric.name), str(metric), count)
-        console.print(table)
+        out.print(table)
     _counts("written", made.manifest["counts"])
     dropped = made.manifest["dropped"]
     read = made.manifest["inputs"]["source"]["read"]["dropped"]
@@ -61,9 +61,9 @@ def _show(made: Curated) -> None:
             for reason, drop in drops.items():
                 places = ", ".join(drop["places"][:SHOWN])
                 table.add_row(Text(reason), f"{drop['count']:,}", Text(places))
-            console.print(table)
+            out.print(table)
     if finding.advice:
-        console.print(Text(f"• {finding.advice}", "yellow"))
+        out.print(Text(f"• {finding.advice}", "yellow"))
     for path in (*made.outputs, made.manifest_path):
         console.print(Text(f"wrote  {path}"), soft_wrap=True)  # a path stays one word
 
@@ -72,7 +72,7 @@ def _counts(title: str, counts: dict[str, Any]) -> None:
     table = Table("what", "count", title=title)
     for name, count in counts.items():
         table.add_row(Text(name), f"{count:,}")
-    console.print(table)
+    out.print(table)
 
 
 def report(made: Curated) -> Report:

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from trueline.cli.common import Json, console, print_json
+from trueline.cli.common import Json, console, out, print_json
 from trueline.cli.curate import Form, Limit, Name, SkipBad, Source, Split, steps
 from trueline.cli.lazy import Late
 from trueline.terminal import polled
@@ -109,7 +109,7 @@ def convert(
         return
     console.print(Text(f"{written.rows:,} rows in form {to!r} written to {output}"))
     if written.left_out:
-        console.print(f"{written.left_out} completions have no place in this form; left out")
+        out.print(f"{written.left_out} completions have no place in this form; left out")
     _show_dropped(report["dropped"])
 
 
@@ -134,13 +134,13 @@ def _show(source: str, summary: DataSummary) -> None:
         f"  form {summary.form}  {summary.rows:,} rows  {summary.examples:,} examples  "
         f"{summary.completions:,} completions  {summary.pairs:,} pairs"
     )
-    console.print(Text(source, "bold") + Text(totals))
+    out.print(Text(source, "bold") + Text(totals))
     for unit, lengths in (("characters", summary.characters), ("tokens", summary.tokens)):
         if lengths:
             table = Table("part", "n", "min", "median", "mean", "p95", "max", title=unit)
             for part, row in lengths.items():
                 table.add_row(part, *(f"{value:,.0f}" for value in asdict(row).values()))
-            console.print(table)
+            out.print(table)
     facts = Table("what", "value", title="contents")
     for rate in summary.rates:
         facts.add_row(rate.name.replace("_", " "), str(rate))
@@ -148,13 +148,13 @@ def _show(source: str, summary: DataSummary) -> None:
         facts.add_row("contradictions" if what[0] == "c" else f"repeated {what}", f"{count:,}")
     for kind, counts in summary.balance.items():
         facts.add_row(kind, ", ".join(f"{count:,} {value}" for value, count in counts.items()))
-    console.print(facts)
+    out.print(facts)
     _show_dropped(summary.dropped)
     if summary.unread:
         named = ", ".join(f"{name} ({count:,} rows)" for name, count in summary.unread.items())
-        console.print(Text(f"• Columns that are not read: {named}.", "yellow"))
+        out.print(Text(f"• Columns that are not read: {named}.", "yellow"))
     for sentence in [*(f"{line}." for line in summary.encoding), *summary.advice]:
-        console.print(Text(f"• {sentence}", "yellow"))
+        out.print(Text(f"• {sentence}", "yellow"))
 
 
 def _show_dropped(dropped: dict[str, Any]) -> None:
@@ -163,7 +163,7 @@ def _show_dropped(dropped: dict[str, Any]) -> None:
     table = Table("dropped because", "rows", "first places", title="dropped")
     for reason, drop in dropped.items():
         table.add_row(Text(reason), f"{drop['count']:,}", Text(", ".join(drop["places"])))
-    console.print(table)
+    out.print(table)
 
 
 def _show_example(example: Example) -> None:
@@ -172,7 +172,7 @@ def _show_example(example: Example) -> None:
 
     contents = (completion.content for completion in example.completions)
     parts = [("prompt", example.prompt), *zip(roles(example), contents, strict=True)]
-    console.rule(Text(example.id or "example"))
+    out.rule(Text(example.id or "example"))
     for role, content in parts:
         text = content
         if not isinstance(text, str):
@@ -181,21 +181,21 @@ def _show_example(example: Example) -> None:
         if len(text) > SHOWN:
             shown += f"… ({len(text):,} characters)"
         style = STYLES.get(role, "red" if role == "undesirable" else "cyan")
-        console.print(Text(f"{role.upper()} ", f"bold {style}") + Text(shown, style))
+        out.print(Text(f"{role.upper()} ", f"bold {style}") + Text(shown, style))
 
 
 def _show_tokens(example: Example, encode: Encoder) -> None:
     """The tokens as training sees them: what is scored stands out, the rest is context."""
     from trueline.batching.show import parts
 
-    console.rule(Text("tokens: the scored ones are reversed"))
+    out.rule(Text("tokens: the scored ones are reversed"))
     for part in parts(encode, example):
         scored = sum(token.scored for token in part.tokens)
         line = Text(f"{part.role.upper()} {len(part.tokens)} tokens, {scored} scored\n", "bold")
         for token in part.tokens:
             line.append(_visible(token.text), "reverse green" if token.scored else "dim")
             line.append("\n" if token.text.endswith("\n") else "|", "dim")
-        console.print(line)
+        out.print(line)
 
 
 def _visible(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from trueline.cli.common import Json, console, print_json
+from trueline.cli.common import Json, console, out, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,9 +148,9 @@ def _show(measurements: list[Measurement]) -> None:
         ("silhouette", "separation: silhouette"),
     ):
         table.add_row(title, *(_cell(m.separation[name]) for m in measurements))
-    console.print(table)
+    out.print(table)
     for line in summary(measurements).split("\n\n"):
-        console.print(line, highlight=False)
+        out.print(line, highlight=False)
 
 
 def _cell(metric: Metric) -> str:

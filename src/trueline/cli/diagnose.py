@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trueline.cli.common import Json, console, print_json
+from trueline.cli.common import Json, console, out, print_json
 from trueline.cli.lazy import Late
 
 if TYPE_CHECKING:
@@ -141,15 +141,15 @@ def everything(
         )
         return
     for sentence in found.sentences:
-        console.print(f"[bold]{sentence.question}[/] {sentence.answer}", highlight=False)
-        console.print(f"  {sentence.text}", highlight=False, markup=False)
+        out.print(f"[bold]{sentence.question}[/] {sentence.answer}", highlight=False)
+        out.print(f"  {sentence.text}", highlight=False, markup=False)
         if sentence.advice:
-            console.print(f"  {sentence.advice}", style="dim", highlight=False, markup=False)
+            out.print(f"  {sentence.advice}", style="dim", highlight=False, markup=False)
     console.print(f"kept in {run / FINDINGS}", style="dim", highlight=False, markup=False)
 
 
 def show(finding: Finding) -> None:
-    """A finding as a table on stderr, then what it says."""
+    """A finding as a table, then what it says."""
     from rich.table import Table
     from rich.text import Text
 
@@ -160,7 +160,7 @@ def show(finding: Finding) -> None:
     for metric in finding.metrics:
         count = "" if metric.n is None else f"{metric.n:,}"
         table.add_row(Text(metric.name), Text(str(metric)), count)
-    console.print(table)
-    console.print(Text(finding.summary))
+    out.print(table)
+    out.print(Text(finding.summary))
     if finding.advice:
-        console.print(Text(finding.advice, "yellow"))
+        out.print(Text(finding.advice, "yellow"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trueline.cli.common import Json, console, print_json
+from trueline.cli.common import Json, console, out, print_json
 from trueline.runs.diffusion_evaluate import quiet_libraries, run_evaluation
 
 if TYPE_CHECKING:
@@ -229,6 +229,9 @@ def evaluate(
     )
     if json:
         print_json(result)
+        return
+    for finding in result["findings"]:
+        out.print(finding["summary"], markup=False, highlight=False)
 
 
 @app.command()
@@ -255,5 +258,5 @@ def objectives(json: Json = False) -> None:
     for spec in specs:
         options = ", ".join(f"{key}={value}" for key, value in spec.options.items())
         table.add_row(spec.name, spec.equation, options)
-    console.print(table, markup=False)
-    console.print(f"and with -L/2 for a log-prob: {', '.join(carried_over())}", highlight=False)
+    out.print(table, markup=False)
+    out.print(f"and with -L/2 for a log-prob: {', '.join(carried_over())}", highlight=False)

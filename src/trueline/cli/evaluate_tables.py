@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trueline.cli.common import console, print_json
+from trueline.cli.common import console, out, print_json
 from trueline.runs.record import Key
 
 if TYPE_CHECKING:
@@ -41,14 +41,14 @@ def show(name: str, findings: Sequence[Finding], notes: Sequence[str], folder: P
     judged = [f for f in findings if Key.judge_of(f) is not None]
     for finding in findings:
         if finding.name == NO_LONGER:
-            console.print(finding.summary, style="bold red", markup=False, highlight=False)
+            out.print(finding.summary, style="bold red", markup=False, highlight=False)
     if judged:
-        console.print(_table(name, judged))
+        out.print(_table(name, judged))
     for finding in findings:
         if finding not in judged and finding.name != NO_LONGER:
-            console.print(f"{finding.name}: {finding.summary}", markup=False, highlight=False)
+            out.print(f"{finding.name}: {finding.summary}", markup=False, highlight=False)
         if finding.advice:
-            console.print(f"{finding.name}: {finding.advice}", style="yellow", markup=False)
+            out.print(f"{finding.name}: {finding.advice}", style="yellow", markup=False)
     for note in notes:
         console.print(f"note: {note}", style="dim", markup=False, highlight=False)
     console.print(f"log, findings and samples: {folder}", markup=False, highlight=False)
@@ -71,6 +71,6 @@ def list_names_of_all(json: bool) -> None:
         print_json({k: {n: p.summary for n, p in r.items()} for k, r in groups.items()})
         return
     for kind, registry in groups.items():
-        console.print(f"[bold]{kind}[/bold]")
+        out.print(f"[bold]{kind}[/bold]")
         for name, plugin in registry.items():
-            console.print(f"  [green]{name}[/green]  {escape(plugin.summary)}", highlight=False)
+            out.print(f"  [green]{name}[/green]  {escape(plugin.summary)}", highlight=False)

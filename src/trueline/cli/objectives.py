@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trueline.cli.common import Json, console, print_json
+from trueline.cli.common import Json, console, out, print_json
 
 if TYPE_CHECKING:
     from trueline.objectives import Objective
@@ -46,8 +46,8 @@ def _list(specs: list[Objective]) -> None:
                 table.add_row(
                     spec.name, spec.equation, "" if coupling(spec) == "none" else coupling(spec)
                 )
-        console.print(table, markup=False)
-        console.print()
+        out.print(table, markup=False)
+        out.print()
     console.print("trueline objectives NAME shows one with its options.", style="dim")
 
 
@@ -56,7 +56,7 @@ def _show(spec: Objective) -> None:
 
     from trueline.objectives.describe import LAYOUTS, coupling, help_of
 
-    console.print(f"{spec.name}: {spec.summary}\n", markup=False, highlight=False)
+    out.print(f"{spec.name}: {spec.summary}\n", markup=False, highlight=False)
     facts = {
         "L =": spec.equation,
         "reads": LAYOUTS[spec.layout] + (" and a reference" if spec.reference else ""),
@@ -70,7 +70,7 @@ def _show(spec: Objective) -> None:
     for key, text in facts.items():
         if text:
             table.add_row(key, text)
-    console.print(table, markup=False)
+    out.print(table, markup=False)
     if not spec.declared:
         return
     options = Table(box=None, padding=(0, 2, 0, 0))
@@ -79,8 +79,8 @@ def _show(spec: Objective) -> None:
     for key, option in spec.declared.items():
         default = "none" if option.default is None else str(option.default)
         options.add_row(key, default, option.wording, help_of(spec, key))
-    console.print()
-    console.print(options, markup=False)
+    out.print()
+    out.print(options, markup=False)
 
 
 if __name__ == "__main__":

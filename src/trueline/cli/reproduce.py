@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trueline.cli.common import Json, console, print_json
+from trueline.cli.common import Json, console, out, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,11 +119,9 @@ def _list(claims: Sequence[Claim], scale: Scale, json: bool) -> None:
     for row in rows:
         cost = f"{row['runs']} runs, about {row['processor_minutes']:.0f} min"
         own = ", --recipe" if row["recipe"] else ""
-        console.print(
-            f"[bold]{row['claim']}[/bold]  ({row['paper']}; {cost}{own})", highlight=False
-        )
-        console.print(f"    {row['statement']}", markup=False, highlight=False)
-    console.print(
+        out.print(f"[bold]{row['claim']}[/bold]  ({row['paper']}; {cost}{own})", highlight=False)
+        out.print(f"    {row['statement']}", markup=False, highlight=False)
+    out.print(
         f"Together {len(together)} runs, about {total:.0f} processor minutes at scale "
         f"{scale.name} ({scale.seeds} seeds); claims share runs.",
         style="dim",
@@ -136,10 +134,10 @@ def _show(study: Study) -> None:
 
     for outcome in study.outcomes:
         head = f"[bold]{outcome.verdict:13}  {outcome.claim.name}[/bold]  ({outcome.counted})"
-        console.print(head, highlight=False)
+        out.print(head, highlight=False)
         for effect in outcome.effects:
             line = f"  {effect.verdict:13}  {effect.metric.name} {effect.claimed}: {effect.shown}"
-            console.print(line, markup=False, highlight=False)
+            out.print(line, markup=False, highlight=False)
         for note in outcome.notes:
-            console.print(f"  {note}", style="dim", markup=False, highlight=False)
-    console.print(summary(study), markup=False, highlight=False)
+            out.print(f"  {note}", style="dim", markup=False, highlight=False)
+    out.print(summary(study), markup=False, highlight=False)

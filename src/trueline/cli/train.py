@@ -88,3 +88,9 @@ def _train(
     result = run_alignment(run, resume=resume)
     if json:
         print_json(result)
+        return
+    from trueline.cli.diagnose import show
+    from trueline.results import Finding
+
+    for finding in result["findings"]:
+        show(Finding.from_dict(finding))

@@ -18,7 +18,6 @@ from trueline.terminal import console
 if TYPE_CHECKING:
     from trueline.config import DataArguments, RunConfig
     from trueline.records import Example
-    from trueline.results import Finding
     from trueline.training import AlignmentTrainer
 
 
@@ -152,7 +151,7 @@ def _train(run: RunConfig, trainer: AlignmentTrainer, *, resume: bool) -> dict[s
     log_findings(trainer, findings)
     if trainer.is_world_process_zero():
         write_model_card(_output(run))
-        _show(findings, _output(run))
+        console.print(f"model, metrics and findings: {_output(run)}", highlight=False)
     trainer.accelerator.wait_for_everyone()
     if run.model.merge_adapter and trainer.is_world_process_zero():
         console.print(f"merged: {merge_adapter(_output(run), run.model)}", highlight=False)
@@ -256,18 +255,3 @@ def _read(data: DataArguments, source: str, split: str) -> list[Example]:
     if unread := ", ".join(examples.report.unread):
         console.print(f"columns of {source} that are not read: {unread}", style="yellow")
     return rows
-
-
-def _show(findings: list[Finding], folder: Path) -> None:
-    from rich.table import Table
-
-    for finding in findings:
-        table = Table(title=finding.name, title_justify="left")
-        table.add_column("measure")
-        table.add_column("value [95% interval]", justify="right")
-        table.add_column("n", justify="right")
-        for metric in finding.metrics:
-            table.add_row(metric.name, str(metric), str(metric.n))
-        console.print(table)
-        console.print(finding.summary)
-    console.print(f"model, metrics and findings: {folder}", highlight=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trueline.runs.diffusion_evaluate import quiet_libraries
-from trueline.terminal import console
+from trueline.terminal import console, out
 
 if TYPE_CHECKING:
     from trueline.diffusion.world_runs import Size, WorldMeasurement
@@ -72,7 +72,7 @@ def run_diffusion_demo(
     )
     if not quiet:
         _show_world(measurements)
-        console.print(world_summary(measurements), highlight=False)
+        out.print(world_summary(measurements), highlight=False)
         console.print(f"{seconds:.0f} s in all. The whole story: [bold]{page}[/bold]")
     return {
         "report": str(page),
@@ -90,4 +90,4 @@ def _show_world(measurements: list[WorldMeasurement]) -> None:
         table.add_column(column)
     for m in measurements:
         table.add_row(m.title, *(str(m.finding[name]) for name in names))
-    console.print(table)
+    out.print(table)

@@ -63,8 +63,6 @@ def run_evaluation(
     command = str(facts.pop("command"))
     report = evaluation_report(galleries, prompts, findings, scores, facts, command)
     page = render_report(report, output / "report.html")
-    for finding in findings:
-        console.print(finding.summary, markup=False, highlight=False)
     console.print(f"pictures, scores and report: {output}", markup=False, highlight=False)
     return {"report": str(page), "findings": [finding.to_dict() for finding in findings]}
 
