@@ -20,6 +20,7 @@ from trueline.logprobs import CompletionLogProbs, PairedLogProbs
 from trueline.models import check_vocabulary, trained_adapter
 from trueline.models.fingerprint import fingerprint
 from trueline.objectives import OBJECTIVES, bind
+from trueline.objectives.combined import Combined
 from trueline.training.metrics import step_metrics
 
 
@@ -148,6 +149,15 @@ def test_r10_reference_free_objectives_have_rewards(name):
     assert means["rewards/margins"] == pytest.approx(
         means["rewards/chosen"] - means["rewards/rejected"]
     )
+
+
+def test_r10_a_sum_tells_the_rewards_of_the_part_that_has_them():
+    """SimPO is logged per token also where a likelihood term stands beside it."""
+    alone = bind("simpo", {"beta": 2.0})
+    both = Combined.of([alone, bind("sft")], [1.0, 1.0])
+    chosen = CompletionLogProbs(torch.tensor([-4.0, -9.0]), torch.tensor([2, 3]))
+    assert torch.equal(both.reward(chosen), alone.reward(chosen))
+    assert both.beta == alone.beta
 
 
 def test_r10_the_best_model_by_reward_accuracy(tmp_path):

@@ -5,14 +5,20 @@ these, install it beside Trueline (``pip install trl==1.16.0``). A factor says h
 differ.
 """
 
+import json
 from collections import defaultdict
 from types import SimpleNamespace
 
+import datasets
 import pytest
 import torch
+from jinja2 import TemplateError
 
+from corpus import CHATS, PLAIN, TEMPLATES, generated_from, sequences, small, text_example
+from trueline.errors import UserError
 from trueline.logprobs import CompletionLogProbs, PairedLogProbs, UnpairedLogProbs
 from trueline.objectives import bind
+from trueline.prompts import Renderer
 
 trl = pytest.importorskip("trl", reason="TRL is not installed: pip install trl==1.16.0")
 
@@ -239,3 +245,62 @@ def test_simpo_cpo_and_orpo():
     orpo = SimpleNamespace(**common, beta=0.1)
     bonus, *_ = ORPOTrainer.odds_ratio_loss(orpo, mean[:B], mean[B:])
     torch.testing.assert_close(bind("orpo").losses(pairs), -mean[:B] - bonus)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "unigram", "first", "always", "legacy"])
+def test_r5_ids_are_trls_wherever_these_are_right(kind):
+    """Right: the prompt's ids are what generation starts from, all decode to the text, no text of a
+    row makes a control token. Elsewhere docs/from-trl.md says what differs."""
+    agree = 0
+    plain = {"prompt": small(kind, puts="bos")}
+    for name, template in {**plain, **TEMPLATES}.items():
+        tokenizer = template if name == "prompt" else small(kind, template)
+        rows = PLAIN if name == "prompt" else CHATS
+        for example in rows.values():
+            example = text_example(*example) if name == "prompt" else example
+            try:
+                theirs, ours = trls_ids(tokenizer, example), list(sequences(tokenizer, example))
+            except (UserError, TemplateError):
+                continue  # a template that refuses the row, in the same words for both
+            prompts = {tuple(prompt) for prompt, _, _ in ours}
+            assert prompts == {tuple(generated_from(tokenizer, example))}
+            spelled = Renderer(tokenizer).control.spelled(whole_text(example))
+            for (prompt, answer), (own_prompt, own_answer, text) in zip(theirs, ours, strict=False):
+                right = prompt == own_prompt and not spelled
+                if right and faithful(tokenizer, prompt + answer, text):
+                    assert prompt + answer == own_prompt + own_answer, (name, example)
+                    agree += 1
+    assert agree >= 10, "a vocabulary that knows few letters gives few texts back"
+
+
+def trls_ids(tokenizer, example):
+    """The ids of prompt and answer, for the first two answers, by TRL's own preparation."""
+    answers = (*example.completions, example.completions[-1])[:2]
+    row = dict(zip(("chosen", "rejected"), map(as_trl, answers), strict=True))
+    row["prompt"] = as_trl(SimpleNamespace(content=example.prompt))
+    if example.template:
+        row["tools"] = json.dumps(example.template["tools"])
+    trainer = SimpleNamespace(_tokenizer=tokenizer)
+    settings = SimpleNamespace(dataset_num_proc=None, max_length=None, truncation_mode="keep_start")
+    rows = datasets.Dataset.from_list([row])
+    (made,) = trl.DPOTrainer._prepare_dataset(trainer, rows, tokenizer, settings, "train")
+    return [(made["prompt_ids"], made[f"{side}_ids"]) for side in ("chosen", "rejected")]
+
+
+def as_trl(side):
+    plain = isinstance(side.content, str)
+    return side.content if plain else [turn.to_dict() for turn in side.content]
+
+
+def whole_text(example):
+    parts = [example.prompt, *(completion.content for completion in example.completions)]
+    return "\n".join(p if isinstance(p, str) else json.dumps(as_trl(SimpleNamespace(content=p)),
+                     ensure_ascii=False) for p in parts)  # fmt: skip
+
+
+def faithful(tokenizer, ids, text):
+    """Whether ids, less the BOS and EOS that stand around plain text, decode to the text."""
+    renderer = Renderer(tokenizer)
+    text = renderer.control.restore(text)
+    around = {renderer.decode(part) for part in (ids, ids[1:], ids[:-1], ids[1:-1])}
+    return text in around

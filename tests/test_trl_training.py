@@ -28,6 +28,7 @@ COMMON = {
     "max_steps": 8, "learning_rate": 0.1, "optim": "sgd", "lr_scheduler_type": "constant",
     "per_device_train_batch_size": 8, "gradient_checkpointing": False, "bf16": False,
     "use_cpu": True, "report_to": "none", "save_strategy": "no", "disable_tqdm": True,
+    "logging_steps": 1,
 }  # fmt: skip
 DPO = [
     *({"loss_type": name} for name in LOSSES["dpo"]),
@@ -70,6 +71,12 @@ def classes(script):
     return getattr(trl, f"{script.upper()}Trainer"), getattr(trl, f"{script.upper()}Config")
 
 
+def rewards_at_once(trainer):
+    """What the first step logs of rewards."""
+    first = next(log for log in trainer.state.log_history if "rewards/chosen" in log)
+    return {key: value for key, value in first.items() if key.startswith("rewards/")}
+
+
 def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
@@ -89,7 +96,7 @@ def theirs(script, options, rows, folder):
         processing_class=tiny_tokenizer(chat=False),
     )
     trainer.train()
-    return weights(model)
+    return trainer
 
 
 def ours(script, options, rows, folder):
@@ -97,10 +104,11 @@ def ours(script, options, rows, folder):
     file.write_text(yaml.safe_dump({**COMMON, **options, "output_dir": str(folder / "ours")}))
     run = load_run_config(file, {"reference_cache": "none"}, OPTIONS, script=script)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
-    AlignmentTrainer(
+    trainer = AlignmentTrainer(
         model, args=run.training, train_dataset=rows, processing_class=tiny_tokenizer(chat=False)
-    ).train()
-    return weights(model)
+    )
+    trainer.train()
+    return trainer
 
 
 def name_of(case):
@@ -113,9 +121,23 @@ def test_one_yaml_trains_the_same_weights_in_eight_steps(case, tmp_path):
     script, options, rows = case
     tiny_llama().save_pretrained(tmp_path)
     start = weights(transformers.AutoModelForCausalLM.from_pretrained(tmp_path))
-    a, b = (train(script, options, rows, tmp_path) for train in (theirs, ours))
+    a, b = (weights(train(script, options, rows, tmp_path).model) for train in (theirs, ours))
     ratio = float((a - b).norm() / (a - start).norm())
     if DIFFERENT & {script, str(options.get("loss_type"))}:
         assert ratio > 1e-4, "the difference is gone: take it off the list"
     else:
         assert ratio < 1e-5, ratio
+
+
+REFERENCE_FREE = [case for case in CASES if case[0] in ("cpo", "orpo")]
+
+
+@pytest.mark.parametrize("case", REFERENCE_FREE, ids=map(name_of, REFERENCE_FREE))
+def test_r10_reference_free_objectives_log_trls_rewards(case, tmp_path):
+    """Before the first step's update both see the same weights, so every figure agrees."""
+    tiny_llama().save_pretrained(tmp_path)
+    a, b = (rewards_at_once(train(*case, tmp_path)) for train in (theirs, ours))
+    assert len(a) == 4
+    if case[1].get("loss_type") == "hinge":  # listed: its rewards are log-probs here
+        b = {key: x if key == "rewards/accuracies" else 0.1 * x for key, x in b.items()}
+    assert a == pytest.approx({key: b[key] for key in a}, rel=1e-4)

@@ -278,7 +278,8 @@ LOSSES: Mapping[str, Mapping[str, Loss]] = {
     },
     "cpo": {
         "sigmoid": Loss("cpo", {"cpo_alpha": 0.0}),
-        "hinge": Loss("slic", {"slic_lambda": 0.0}),
+        "hinge": Loss("slic", {"slic_lambda": 0.0}, differs="hinge logs log-probs as rewards, "
+                      "which TRL multiplies by beta"),
         "simpo": Loss("simpo"),
         "alphapo": Loss("simpo"),
     },

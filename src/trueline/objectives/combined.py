@@ -51,9 +51,18 @@ class Combined(BoundObjective):
         return cls(spec, options, tuple(parts), tuple(map(float, given)))
 
     @property
+    def _rewarding(self) -> BoundObjective:
+        """The part whose rewards the sum's metrics tell: the first that has a beta."""
+        return next((part for part in self.parts if "beta" in part.options), self.parts[0])
+
+    @property
     def beta(self) -> float:
         """The first part's beta; it scales rewards in metrics."""
-        return next((part.beta for part in self.parts if "beta" in part.options), 1.0)
+        return self._rewarding.beta
+
+    def reward(self, completions: CompletionLogProbs) -> Tensor:
+        """(B,) the first part's implicit rewards, nats."""
+        return self._rewarding.reward(completions)
 
     def losses(self, batch: LogProbs, **statistics: Tensor) -> Tensor:
         """The scalar sum; parts differ in what a row is."""
