@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from tiny_diffusion import pick_rows, tiny_sd, weights
+from tiny_diffusion import float64, pick_rows, tiny_sd, weights
 from trueline.diffusion import (
     DiffusionConfig,
     DiffusionTrainer,
@@ -20,13 +20,12 @@ def align(name, folder, processes):
     """The trainer after four steps of four pairs, however many processes share them."""
     config = DiffusionConfig(
         loss_type=name,
-        beta=20.0,  # of thousands, float32's rounding of an error would be seen in the gradient
+        beta=20.0,
         output_dir=str(folder / name),
         max_steps=4,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=4 // processes,
-        learning_rate=1e-2,  # far against the rounding of the weights themselves
-        adam_epsilon=1e-2,
+        learning_rate=1e-2,
         random_flip=True,
         caption_dropout=0.2,
         cache_dir=str(folder / "cache"),
@@ -34,9 +33,10 @@ def align(name, folder, processes):
         disable_tqdm=True,
     )
     examples = load_image_examples(pick_rows(6)).examples
-    trainer = DiffusionTrainer(text_to_image(tiny_sd()), config, examples)
-    start = weights(trainer)
-    row = trainer.train()
+    with float64():
+        trainer = DiffusionTrainer(text_to_image(tiny_sd()), config, examples)
+        start = weights(trainer)
+        row = trainer.train()
     return trainer, {"start": start, "weights": weights(trainer), "row": row}
 
 
