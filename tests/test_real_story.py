@@ -94,13 +94,22 @@ def test_a_data_folder_without_its_files_is_one_clear_line(story, tmp_path, monk
     assert "leave DATA out" in line
 
 
+def test_precision_is_asked_once(story, tmp_path, monkeypatch):
+    assert story.precision(tmp_path) in (True, False, None)
+    monkeypatch.setattr(story.subprocess, "check_output", None)
+    assert story.precision(tmp_path) in (True, False, None)
+
+
 def test_rates_are_written_as_they_came_out(story, tmp_path):
     folder = tmp_path / "evaluate" / "base"
     folder.mkdir(parents=True)
     metric = {"name": "attack success", "value": 0.5, "low": 0.25, "high": 0.75, "n": 8}
     (folder / "findings.json").write_text(json.dumps([{"name": "x", "metrics": [metric]}]))
-    assert "| attack success | " in story.summary(tmp_path)
-    assert "50.0%" in story.summary(tmp_path) or "0.5" in story.summary(tmp_path)
+    story.run(story.Step("hello", [sys.executable, "-c", "sum(range(10**7))"]), tmp_path)
+    told = story.outcome(tmp_path)
+    assert told["rates"]["attack success"]["base"]["value"] == 0.5
+    assert 0 < told["processor_seconds"]["hello"] + 1 < 60
+    assert "| attack success | 0.5" in story.summary(told)
 
 
 def test_a_model_that_is_nowhere_is_one_clear_line(getting, monkeypatch, capsys, tmp_path):

@@ -5,7 +5,7 @@
     python examples/real/story.py --steps evaluate-kldo compare
 
 A step that is done is not done again, and one that was cut off goes on where it can. All that was
-printed is in OUT/log, what came out in OUT/summary.md and OUT/report.html.
+printed is in OUT/log, what came out in OUT/summary.md, OUT/summary.json and OUT/report.html.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
+import resource
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from get_model import MissingModel, get_model
 
@@ -28,6 +31,13 @@ ADVBENCH, XSTEST = "advbench-harmful_behaviors.csv.gz", "xstest-prompts.csv.gz"
 EVALUATED = ("base", "kldo", "dpo", "lora")
 FASTER = 1.2
 """So many times as fast must bf16 be to be worth its rounding."""
+SPEED = """
+import json
+import torch
+from trueline.models.precision import bf16_speed
+speed = None if torch.accelerator.is_available() else bf16_speed()
+print(json.dumps({"bf16_times_as_fast": speed}))
+"""
 
 
 class StoryError(Exception):
@@ -171,16 +181,12 @@ def _folder(name: str, model: Path, out: Path) -> Path:
 def precision(out: Path) -> bool | None:
     """Whether this processor multiplies faster in bf16; asked once, so that a story stays one.
 
-    None where there is a GPU, where `trueline align` decides by itself."""
+    None where there is a GPU, where `trueline align` decides by itself. Asked in a process of its
+    own: this one stays small beside the steps."""
     kept = out / "precision.json"
     if not kept.is_file():
-        import torch
-
-        from trueline.models.precision import bf16_speed
-
-        speed = None if torch.accelerator.is_available() else bf16_speed()
         out.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps({"bf16_times_as_fast": speed}) + "\n", "utf-8")
+        kept.write_text(subprocess.check_output([sys.executable, "-c", SPEED], text=True), "utf-8")
     speed = json.loads(kept.read_text("utf-8"))["bf16_times_as_fast"]
     return None if speed is None else speed > FASTER
 
@@ -205,7 +211,7 @@ def run(step: Step, out: Path) -> None:
     if "align" in command and any((out / step.name).glob("checkpoint-*")):
         command.append("--resume")
     print(f"--- {step.name}: {' '.join(command)}", flush=True)
-    begin = time.monotonic()
+    begin, used = time.monotonic(), _processor_time()
     log = out / "log" / f"{step.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -220,9 +226,13 @@ def run(step: Step, out: Path) -> None:
             f"step {step.name!r} ended with {process.returncode}; its output is in {log}, and the "
             "same command goes on from there"
         )
-    seconds = time.monotonic() - begin
+    kept = {
+        "identity": step.identity,
+        "seconds": time.monotonic() - begin,
+        "processor_seconds": _processor_time() - used,
+        "command": command,
+    }
     marker.parent.mkdir(parents=True, exist_ok=True)
-    kept = {"identity": step.identity, "seconds": seconds, "command": command}
     marker.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
 
 
@@ -240,30 +250,56 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
         yield line.decode("utf-8", "replace")
 
 
-def summary(out: Path) -> str:
-    """Every rate of every evaluated model, as it came out, and how long each step took."""
-    columns: dict[str, dict[str, str]] = {}
+def _processor_time() -> float:
+    """Seconds that ended commands spent on processors."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def outcome(out: Path) -> dict[str, Any]:
+    """Every rate of every model as it came out, and how long each step took: numbers alone."""
+    rates: dict[str, dict[str, Any]] = {}
     for name in EVALUATED:
         file = out / "evaluate" / name / "findings.json"
         for finding in json.loads(file.read_text("utf-8")) if file.is_file() else []:
             for metric in finding["metrics"]:
-                columns.setdefault(name, {})[metric["name"]] = _said(metric)
-    rows = list(dict.fromkeys(row for column in columns.values() for row in column))
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for row in rows:
-        cells = (column.get(row, "") for column in columns.values())
+                told = {key: metric[key] for key in KNOWN if key in metric}
+                rates.setdefault(metric["name"], {})[name] = told
+    steps = sorted((out / "steps").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    took = {path.stem: json.loads(path.read_text("utf-8")) for path in steps}
+    return {
+        "models": [name for name in EVALUATED if any(name in column for column in rates.values())],
+        "rates": rates,
+        "seconds": {name: round(step["seconds"]) for name, step in took.items()},
+        "processor_seconds": {
+            name: round(step["processor_seconds"])
+            for name, step in took.items()
+            if "processor_seconds" in step
+        },
+        "processors": os.cpu_count(),
+    }
+
+
+def summary(told: dict[str, Any]) -> str:
+    """The outcome as a table."""
+    lines = ["| | " + " | ".join(told["models"]) + " |", "|---" * (len(told["models"]) + 1) + "|"]
+    for row, columns in told["rates"].items():
+        cells = (_said(columns[name]) if name in columns else "" for name in told["models"])
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
-    took = {p.stem: json.loads(p.read_text("utf-8")) for p in (out / "steps").glob("*.json")}
-    minutes = sum(step["seconds"] for step in took.values()) / 60
-    each = ", ".join(f"{name} {step['seconds']:.0f}" for name, step in took.items())
-    return "\n".join([*lines, "", f"{minutes:.0f} minutes (seconds: {each})", ""])
+    minutes = sum(told["seconds"].values()) / 60
+    busy = sum(told["processor_seconds"].values()) / 60
+    each = ", ".join(f"{name} {seconds}" for name, seconds in told["seconds"].items())
+    time = f"{minutes:.0f} minutes, {busy:.0f} of processor time (seconds: {each})"
+    return "\n".join([*lines, "", time, ""])
 
 
-def _said(metric: dict[str, object]) -> str:
+KNOWN = ("name", "value", "low", "high", "n", "unit")
+
+
+def _said(metric: dict[str, Any]) -> str:
     from trueline.results import Metric
 
-    known = ("name", "value", "low", "high", "n", "unit")
-    return str(Metric(**{k: metric[k] for k in known if k in metric}))  # type: ignore[arg-type]
+    return str(Metric(**metric))
 
 
 def main() -> None:
@@ -291,7 +327,9 @@ def main() -> None:
     except (StoryError, MissingModel) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    text = summary(out)
+    told = outcome(out)
+    text = summary(told)
+    (out / "summary.json").write_text(json.dumps(told, indent=1) + "\n", "utf-8")
     (out / "summary.md").write_text(text, "utf-8")
     print(f"\n{text}\nreport: {out / 'report.html'}")
 
