@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from trueline.cli.demo import run_demo
 from trueline.reproduce import Measurement
 from trueline.results import Finding
+from trueline.runs.demo import demo
 from trueline.runs.demo_story import BOUNDS, safer, useful
 from trueline.runs.record import Run
 
@@ -18,7 +18,7 @@ def cache(tmp_path_factory):
 
 def test_demo_runs_through_and_leaves_ordinary_runs(tmp_path, cache, monkeypatch):
     monkeypatch.setenv("TRUELINE_CACHE", str(cache))
-    story = run_demo(tmp_path, size="test", quiet=True)
+    story = demo(tmp_path, size="test").to_dict()
     assert list(story["models"]) == ["base", "kldo", "dpo", "dpo-cr"]
     for model in story["models"].values():
         safety, separation = (Finding.from_dict(value) for value in model["findings"])
@@ -43,7 +43,7 @@ def test_demo_runs_through_and_leaves_ordinary_runs(tmp_path, cache, monkeypatch
 def test_the_effect_is_real(tmp_path, cache, monkeypatch):
     """KLDO on compliance-refusal data: attack success falls beyond the intervals, utility stays."""
     monkeypatch.setenv("TRUELINE_CACHE", str(cache))
-    story = run_demo(tmp_path, quiet=True)
+    story = demo(tmp_path).to_dict()
     measured = {
         name: Measurement(name, *(Finding.from_dict(f) for f in model["findings"]), ())
         for name, model in story["models"].items()

@@ -14,7 +14,7 @@ from trueline.diffusion import DiffusionTrainer, load_diffusion_config, load_ima
 from trueline.diffusion import text_to_image as wrap
 from trueline.errors import UserError
 from trueline.report import load_run
-from trueline.runs.diffusion_demo import run_diffusion_demo
+from trueline.runs.diffusion.demo import demo
 from trueline.runs.record import Run
 
 ROOT = Path(__file__).parents[1]
@@ -197,7 +197,7 @@ def test_the_docs_hold():
 
 def test_the_demo_runs_through(tmp_path, monkeypatch):
     monkeypatch.setenv("TRUELINE_CACHE", str(tmp_path / "cache"))
-    story = run_diffusion_demo(tmp_path / "demo", size="test", quiet=True)
+    story = demo(tmp_path / "demo", size="test").to_dict()
     assert list(story["models"]) == ["base", "sft", "dpo", "dspo", "dspo-swapped", "dspo-random"]
     page = Path(story["report"]).read_text("utf-8")
     assert page.count('<img src="data:image/png;base64,') == 6 * 12

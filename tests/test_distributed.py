@@ -18,8 +18,8 @@ import yaml
 
 import processes
 from tiny import pair_rows, tiny_llama, tiny_tokenizer
+from trueline import launch
 from trueline.batching import Branch, TokenTree
-from trueline.cli import launch
 from trueline.errors import UserError
 from trueline.training.distributed import check_processes, check_wrapped
 from trueline.training.sampling import BatchPlan

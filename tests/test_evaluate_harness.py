@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from trueline.cli.evaluate import calibrate_judge
+from trueline.cli.calibrate import calibrate_judge
 from trueline.cli.evaluate import evaluate as evaluate_verb
 from trueline.errors import UserError
 from trueline.evaluation.attacks import open_attack

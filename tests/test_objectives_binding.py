@@ -395,7 +395,7 @@ def test_an_unknown_name_is_a_user_error():
 
 
 def test_the_page_is_in_step_with_the_code():
-    """If this fails: python -m trueline.cli.objectives > docs/objectives.md"""
+    """If this fails: python -m trueline.objectives.describe > docs/objectives.md"""
     written = Path(__file__).parent.parent / "docs" / "objectives.md"
     assert written.read_text(encoding="utf-8") == page()
 

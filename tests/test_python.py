@@ -109,9 +109,35 @@ def test_packages_that_are_verbs_stay_packages():
     import trueline.report
 
     assert callable(trueline.report)
+    assert callable(tl.reproduce)
     assert trueline.report.render_html.__module__ == "trueline.report.html"
     assert callable(tl.data.inspect)
     assert callable(module)
     assert tl.data.compliance_refusal.__doc__.startswith("Answers against refusals")
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         tl.data.nothing  # noqa: B018
+
+
+def test_the_verbs_that_need_no_data(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    made = tl.reproduce("jailbreak-bound", fast=True, seeds=2, jobs=0, output="claims")
+    assert made.page.is_file()
+    assert made.missing == 0
+    assert set(made.to_frame().claim) == {"jailbreak-bound"}
+    found = tl.bound(harmful=90, samples=0)
+    assert found.finding["bound"].value == pytest.approx(0.488, abs=0.001)
+    assert "bound" in found._repr_html_()
+    assert callable(tl.demo)
+    assert tl.diffusion.align.__module__ == "trueline.runs.diffusion.align"
+    assert tl.diffusion.evaluate.__module__ == "trueline.runs.diffusion.evaluate"
+
+
+def test_a_judge_is_calibrated_from_python(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    rows = [("what is grass ?", "I cannot help with that.", "0"), ("sky ?", "green", "1")] * 4
+    lines = "".join(f"{a},{b},{c}\n" for a, b, c in rows)
+    Path("labels.csv").write_text(f"prompt,response,label\n{lines}", "utf-8")
+    found = tl.calibrate_judge("labels.csv", output="counts.json")
+    assert found.qualities[0].n == 8
+    assert "sensitivity" in set(found.to_frame().metric)
+    assert json.loads(Path("counts.json").read_text("utf-8"))["judge"] == "phrases"

@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "trueline"
 RANKS = {
     -1: ("errors", "verbs"),
-    0: ("records", "registry", "files", "terminal", "trl", "plugins"),
+    0: ("records", "registry", "files", "terminal", "trl", "plugins", "launch"),
     0.5: ("results", "identity", "options"),
     0.7: ("runs.record",),  # whatever makes a run writes through its record
     1: ("config", "logprobs", "prompts", "stats"),
@@ -96,5 +96,106 @@ def test_public_names():
 
 def test_tables_are_printed_on_stdout():
     """A table on stderr is empty in a pipe: results go through `out`, remarks through `console`."""
-    for path in [*(SOURCE / "cli").glob("*.py"), *(SOURCE / "runs").glob("*.py")]:
+    for path in [*(SOURCE / "cli").glob("*.py"), *(SOURCE / "runs").rglob("*.py")]:
         assert "console.print(table" not in path.read_text("utf-8"), path
+
+
+# --- the command line holds options and tables ---------------------------------------------------
+
+OFFERS = {"errors", "results", "terminal", "plugins", "launch", "trl", "config", "runs", "cli"}
+"""What the command line may import of Trueline, at the top of a file or inside a function: the
+verbs, and how words are read and refused. No model, objective, trainer, judge or page."""
+ANNOTATES = {"results", "data", "evaluation", "objectives", "curation", "diagnostics"}
+"""And what its annotations may name under TYPE_CHECKING, to print it."""
+LIBRARIES = {"typer", "rich"}
+WORKS = {"open", "exec", "eval", "compile", "__import__"}
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "cli").glob("*.py")), ids=lambda p: p.stem)
+def test_the_command_line_holds_options_and_tables_alone(path):
+    """A file of cli imports, beside the standard library, typer and rich, only what OFFERS names
+    (and for annotations what ANNOTATES names), and neither opens nor writes a file: it reads
+    options, calls a function of trueline.runs, and prints."""
+    tree = ast.parse(path.read_text("utf-8"))
+    for module, typed in modules_imported(tree):
+        first, _, rest = module.partition(".")
+        if first == "trueline":
+            allowed = OFFERS | (ANNOTATES if typed else {"options"})
+            assert not rest or rest.split(".")[0] in allowed, f"{path.name} imports {module}"
+        else:
+            assert first in LIBRARIES or first in sys.stdlib_module_names, module
+    if path.stem == "app":  # the boundary of errors: it keeps the trace of our own faults
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            assert name not in WORKS, f"{path.name} calls {name}"
+            assert name == "write_page" or not name.startswith("write"), f"{path.name}: {name}"
+
+
+def modules_imported(tree, typed=False):
+    """Each module that is imported anywhere, and whether only for annotations."""
+    for node in ast.iter_child_nodes(tree):
+        only = typed or is_for_types(node)
+        if isinstance(node, ast.Import):
+            yield from ((name.name, only) for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "trueline":
+            yield from ((f"trueline.{name.name}", only) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module, only
+        yield from modules_imported(node, only)
+
+
+def is_for_types(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+# --- a stranger finds a thing at the second look -------------------------------------------------
+
+MOST = 15
+LARGER = {"report": 21, "objectives": 16}
+"""Folders that are larger still, and what they hold: this list only shrinks."""
+
+
+def test_no_folder_holds_more_than_fifteen_modules():
+    """Modules a folder, its ``__init__`` aside."""
+    folders = [str(p.parent.relative_to(SOURCE)) for p in FILES if p.name != "__init__.py"]
+    found = {name: folders.count(name) for name in folders}
+    assert {name: count for name, count in found.items() if count > MOST} == LARGER
+
+
+def test_no_file_imports_itself_in_a_circle():
+    """By file: imports, at the top or inside a function, never lead back over any number of files.
+    What only annotations read (TYPE_CHECKING) does not count; nor does what trueline.verbs hands on
+    by name, which is how a run has the verbs' names and a verb returns a run."""
+    names = {dotted(path): path for path in FILES}
+    graph = {name: set(files_imported(path, names)) - {name} for name, path in names.items()}
+    done: set[str] = set()
+
+    def visit(name, trail):
+        assert name not in trail, " > ".join([*trail, name])
+        if name not in done:
+            for other in sorted(graph[name]):
+                visit(other, [*trail, name])
+            done.add(name)
+
+    for name in graph:
+        visit(name, [])
+
+
+def dotted(path):
+    parts = ("trueline", *path.relative_to(SOURCE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def files_imported(path, names, node=None):
+    for child in ast.iter_child_nodes(node or ast.parse(path.read_text("utf-8"))):
+        if is_for_types(child):
+            continue
+        if isinstance(child, ast.Import):
+            yield from (name.name for name in child.names if name.name in names)
+        elif isinstance(child, ast.ImportFrom) and child.module in names:
+            for name in child.names:
+                inner = f"{child.module}.{name.name}"
+                yield inner if inner in names else child.module
+        yield from files_imported(path, names, child)

@@ -13,15 +13,19 @@ used, so that ``import trueline as tl`` is instant:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trueline import data, runs
+    from trueline import data, diffusion, runs
     from trueline.config import AlignmentConfig
     from trueline.data import load_examples
     from trueline.logprobs import CompletionLogProbs, PairedLogProbs, UnpairedLogProbs
     from trueline.runs.align import align
+    from trueline.runs.bound import bound
+    from trueline.runs.calibrate import calibrate_judge
     from trueline.runs.compare import compare
+    from trueline.runs.demo import demo
     from trueline.runs.diagnose import diagnose
     from trueline.runs.evaluate import evaluate
     from trueline.runs.report import report
+    from trueline.runs.reproduce import reproduce
     from trueline.runs.run import Run
     from trueline.training import AlignmentTrainer
 
@@ -35,11 +39,15 @@ _HOMES = {
     "Run": "trueline.runs.run",
     "UnpairedLogProbs": "trueline.logprobs",
     "align": "trueline.runs.align",
+    "bound": "trueline.runs.bound",
+    "calibrate_judge": "trueline.runs.calibrate",
     "compare": "trueline.runs.compare",
+    "demo": "trueline.runs.demo",
     "diagnose": "trueline.runs.diagnose",
     "evaluate": "trueline.runs.evaluate",
     "load_examples": "trueline.data",
     "report": "trueline.runs.report",
+    "reproduce": "trueline.runs.reproduce",
 }
 
 __all__ = [
@@ -50,12 +58,17 @@ __all__ = [
     "Run",
     "UnpairedLogProbs",
     "align",
+    "bound",
+    "calibrate_judge",
     "compare",
     "data",
+    "demo",
     "diagnose",
+    "diffusion",
     "evaluate",
     "load_examples",
     "report",
+    "reproduce",
     "runs",
 ]
 
@@ -64,7 +77,7 @@ def __getattr__(name: str) -> Any:
     """Import public names when they are first used: `import trueline` itself is instant."""
     from importlib import import_module
 
-    if name in ("data", "runs"):
+    if name in ("data", "diffusion", "runs"):
         return import_module(f"trueline.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'trueline' has no attribute {name!r}")

@@ -206,7 +206,7 @@ def counting(what: str) -> Iterator[Callable[[str, int], None]]:
 
 
 @contextmanager
-def polled(what: str, count: Callable[[], int]) -> Iterator[None]:
+def polled(what: str, count: Callable[[], int], *, quiet: bool = False) -> Iterator[None]:
     """A bar for work that keeps a count of its own and calls nobody back."""
     ended = threading.Event()
 
@@ -214,7 +214,7 @@ def polled(what: str, count: Callable[[], int]) -> Iterator[None]:
         while not ended.wait(0.2):
             bar.update(task, completed=count())
 
-    with counted_bar(quiet=False) as bar:
+    with counted_bar(quiet) as bar:
         task = bar.add_task(what, total=None, status="")
         thread = threading.Thread(target=look, daemon=True)
         thread.start()

@@ -1,4 +1,4 @@
-"""Packages whose names are verbs, too: ``trueline.report(run)``, ``trueline.data.dedup(...)``.
+"""Packages whose names are verbs, too: ``tl.report(run)``, ``tl.data.dedup(...)``.
 
 The package stays a package; called, or asked for a step's name, it hands over to
 :mod:`trueline.runs`, which is imported then.
@@ -12,13 +12,19 @@ from types import ModuleType
 from typing import Any
 
 
+def verb(name: str) -> Callable[..., Any]:
+    """The function ``trueline.runs.NAME.NAME``, by its name: what a run hands itself over to,
+    and what those verbs make is a run."""
+    found: Callable[..., Any] = getattr(import_module(f"trueline.runs.{name}"), name)
+    return found
+
+
 class Called(ModuleType):
     """A package that is called: ``trueline.report`` is ``trueline.runs.report.report``."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """The verb of the package's name."""
-        name = self.__name__.rpartition(".")[2]
-        return getattr(import_module(f"trueline.runs.{name}"), name)(*args, **options)
+        return verb(self.__name__.rpartition(".")[2])(*args, **options)
 
 
 def _shadowing(name: str) -> Any:
@@ -47,6 +53,16 @@ class Data(ModuleType):
             step = name.rstrip("_").replace("_", "-")
             if step in curate.every():
                 return curate.verb(step)
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+
+class Diffusion(ModuleType):
+    """``trueline.diffusion``, with ``align(...)`` and ``evaluate(...)``."""
+
+    def __getattr__(self, name: str) -> Any:
+        """A verb on text-to-image models."""
+        if name in ("align", "evaluate"):
+            return getattr(import_module(f"trueline.runs.diffusion.{name}"), name)
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
 

@@ -16,20 +16,20 @@ from typing import Annotated, Any
 
 import typer
 
+from trueline import launch, plugins
 from trueline.cli import (
+    align,
     bound,
+    calibrate,
     compare,
     data,
     demo,
     diagnose,
     diffusion,
     evaluate,
-    inspect_export,
-    launch,
     objectives,
     report,
     reproduce,
-    train,
 )
 from trueline.errors import UserError, cause, printable
 
@@ -41,18 +41,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(demo.demo)
-app.command(context_settings=train.CONTEXT)(train.align)
-train.add_scripts(app)
+app.command(context_settings=align.CONTEXT)(align.align)
+align.add_scripts(app)
 app.command()(objectives.objectives)
 app.add_typer(data.app, name="data")
 app.add_typer(diagnose.app, name="diagnose")
 app.command()(evaluate.evaluate)
-app.command()(evaluate.calibrate_judge)
+app.command()(calibrate.calibrate_judge)
 app.command()(compare.compare)
 app.command()(report.report)
 app.command()(reproduce.reproduce)
 app.command()(bound.bound)
-app.command()(inspect_export.inspect_export)
+app.command()(evaluate.inspect_export)
 app.add_typer(diffusion.app, name="diffusion")
 
 
@@ -75,8 +75,6 @@ def root(
 
 def _load_plugins() -> None:
     """Import what `--import` names, at any verb; evaluate also keeps it in its configuration."""
-    from trueline import plugins
-
     imports, words = plugins.imports_of(sys.argv[1:])
     plugins.load(imports)
     if imports and "evaluate" not in words:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from trueline.cli.common import Json, out, print_json
+from trueline.cli.common import Json, metrics, out, print_json
 
 
 def bound(
@@ -29,25 +29,13 @@ def bound(
     It shows what the bound can say, and that it says nothing of a model that concentrates on safe
     outputs (a large --ratio).
     """
-    from trueline.cli.compare_tables import metrics
-    from trueline.evaluation import jailbreak_bound
-    from trueline.results import Finding
+    from trueline.runs.bound import bound as verb
 
-    found = jailbreak_bound(n, harmful, p, epsilon, ratio=ratio)
-    finding = found.to_finding()
-    if samples:
-        drawn = found.zone.simulate(seed=seed, samples=samples)
-        finding = Finding(
-            finding.name,
-            finding.summary,
-            [*finding.metrics, drawn],
-            finding.advice,
-            finding.figures,
-        )
+    found = verb(n, harmful, p, epsilon, ratio=ratio, samples=samples, seed=seed)
     if json:
-        print_json({**finding.to_dict(), "vacuous": found.vacuous})
+        print_json({**found.finding.to_dict(), "vacuous": found.vacuous})
         return
-    out.print(metrics(finding))
-    for text in (finding.summary, finding.advice):
+    out.print(metrics(found.finding))
+    for text in (found.finding.summary, found.finding.advice):
         if text:
             out.print(f"• {text}", markup=False, highlight=False)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trueline.cli.common import Json, console, out, print_json
-from trueline.errors import UserError
 
 if TYPE_CHECKING:
-    from trueline.evaluation.calibrate import JudgeQuality, Labeled
+    from trueline.evaluation.calibrate import JudgeQuality
     from trueline.evaluation.fit import Fitted
+    from trueline.runs.calibrate import Made
 
 Many = list[str] | None
 
@@ -70,89 +70,23 @@ def calibrate_judge(
     With --fit, make a judge from the labels: it is tested on each model, and on prompts, that it
     was not fitted to, beside the phrase judge, and used as `--judge learned=FILE`.
     """
-    if measure not in ("asr", "over_refusal"):
-        raise UserError(f"measure must be asr or over_refusal, got {measure!r}")
-    names = {"prompt": prompt, "response": response, "label": label}
-    given = {name: value for name, value in names.items() if value is not None}
-    if columns is not None and given:
-        raise UserError(
-            f"--columns {columns} names its columns itself; leave out --{next(iter(given))}"
-        )
-    options = {**given, "columns": columns, "model": model_column, "measure": measure}
-    if fit is not None:
-        _refuse_beside_fit(judge, truth, output, of, measure)
-        _fit(_labeled(source, options), fit, encoder, json)
-        return
-    if encoder is not None:
-        raise UserError("--encoder belongs to --fit; a fitted judge brings its own")
-    judges = judge or ["phrases"]
-    if output is not None and len(judges) > 1:
-        raise UserError("--output takes the counts of one judge; give one --judge")
-    _show(_qualities(source, judges, truth, measure, options, of), output, json)
-
-
-def _refuse_beside_fit(
-    judge: Many, truth: str | None, output: Path | None, of: str | None, measure: str
-) -> None:
-    given = {"--judge": judge, "--truth": truth, "--output": output, "--of": of}
-    for name, value in given.items():
-        if value:
-            raise UserError(f"{name} has no place beside --fit; calibrate the fitted judge after")
-    if measure != "asr":
-        raise UserError("--fit learns refusal, partial refusal and compliance; leave --measure out")
-
-
-def _labeled(sources: Sequence[str], options: dict[str, Any]) -> list[Labeled]:
-    from trueline.evaluation.calibrate import read_labeled
+    from trueline.runs import calibrate as verb
 
     def told(note: str) -> None:
         console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
 
-    return [row for source in sources for row in read_labeled(source, **options, told=told)]
+    how = {"prompt": prompt, "response": response, "label": label}
+    found = verb.calibrate_judge(
+        *source, judge=judge or (), truth=truth, measure=measure, columns=columns, **how,
+        model_column=model_column, of=of, fit=fit, encoder=encoder, output=output, told=told,
+    )  # fmt: skip
+    if isinstance(found, verb.Made):
+        _show_fitted(found, json)
+    else:
+        _show(found.qualities, json)
 
 
-def _qualities(
-    sources: Sequence[str],
-    names: Sequence[str],
-    truth: str | None,
-    measure: Any,
-    options: dict[str, Any],
-    of: str | None,
-) -> list[JudgeQuality]:
-    if any(Path(source).is_dir() for source in sources):
-        if len(sources) > 1 or of is not None:
-            raise UserError("give one evaluation's folder alone; its model is known")
-        return _from_log(sources[0], names, truth, measure)
-    if truth is not None:
-        raise UserError("--truth belongs to an evaluation's folder; a file has its --label")
-    import trueline.reproduce.truth  # noqa: F401
-    from trueline.evaluation.calibrate import calibrate, model_of
-    from trueline.evaluation.judges import JUDGES
-    from trueline.runs.evaluate import by_label
-
-    labeled = _labeled(sources, options)
-    model = None if of is None else model_of(of)
-    judges = by_label("judge", JUDGES, names)
-    return [calibrate(name, judge, labeled, measure, model) for name, judge in judges.items()]
-
-
-def _from_log(
-    source: str, names: Sequence[str], truth: str | None, measure: Any
-) -> list[JudgeQuality]:
-    from trueline.evaluation.calibrate import calibrate_from_log, model_of
-    from trueline.evaluation.harness.log import read_log
-
-    if truth is None:
-        raise UserError("name the judge that is the truth: --truth sandbox, or another one's label")
-    rows, model = read_log(source).judgements, model_of(source)
-    return [calibrate_from_log(rows, name, truth, measure, model) for name in names]
-
-
-def _show(qualities: Sequence[JudgeQuality], output: Path | None, json: bool) -> None:
-    from trueline.files import write_json
-
-    if output is not None:
-        write_json(output, qualities[0].to_dict())
+def _show(qualities: Sequence[JudgeQuality], json: bool) -> None:
     if json:
         print_json([{**q.to_dict(), "finding": q.finding.to_dict()} for q in qualities])
         return
@@ -164,12 +98,8 @@ def _show(qualities: Sequence[JudgeQuality], output: Path | None, json: bool) ->
             out.print(quality.finding.advice, style="yellow", markup=False)
 
 
-def _fit(rows: Sequence[Labeled], output: Path, encoder: str | None, json: bool) -> None:
-    from trueline.evaluation.fit import fit_judge
-    from trueline.files import write_json
-
-    fitted = fit_judge(rows, encoder=encoder)
-    write_json(output, fitted.judge.to_dict())
+def _show_fitted(made: Made, json: bool) -> None:
+    fitted, output = made.fitted, made.output
     if json:
         print_json({"output": str(output), **fitted.judge.notes})
         return

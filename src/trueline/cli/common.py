@@ -1,15 +1,20 @@
-"""What every verb uses: results and JSON on stdout, the console on stderr, the common options."""
+"""What every verb uses: results and JSON on stdout, the console on stderr, options and tables."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from trueline.terminal import console, is_first, out
 
-__all__ = ["Json", "console", "out", "print_json"]
+if TYPE_CHECKING:
+    from trueline.results import Finding
+
+__all__ = ["Json", "console", "metrics", "out", "print_json"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
@@ -18,3 +23,13 @@ def print_json(value: Any) -> None:
     """One JSON document on stdout, and nothing else; of several processes the first prints it."""
     if is_first():
         print(json.dumps(value, indent=2, default=str, ensure_ascii=False))
+
+
+def metrics(finding: Finding) -> Table:
+    """A finding's metrics, one a row."""
+    table = Table(title=finding.name, title_justify="left")
+    table.add_column("")
+    table.add_column("value [interval]", justify="right")
+    for metric in finding.metrics:
+        table.add_row(Text(metric.name.replace("_", " ")), Text(str(metric)))
+    return table

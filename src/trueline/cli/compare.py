@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
-from trueline.cli.common import Json, console, out, print_json
+from trueline.cli.common import Json, console, metrics, out, print_json
 from trueline.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,16 +78,12 @@ def compare(
     adjusted over the declared measures. With --power it says, before any run, how likely a change
     would show; with --resilience, how attack success goes with separation over many models.
     """
-    from trueline.stats.resampling import check_level
-
-    check_level(level)
     _check_options(runs, resilience, points, preset, power, n, correlation)
-    if power is not None:
-        from trueline.cli.compare_power import show_power
-
-        show_power(power, n, correlation, level, json)
-        return
     from trueline.runs import compare as verb
+
+    if power is not None:
+        _tell_power(verb.power(*power, n, correlation=correlation, level=level), json)
+        return
 
     given = {
         "baseline": baseline, "judge": judge, "benchmarks": benchmark or (),
@@ -145,11 +143,10 @@ def _margins(given: Sequence[str]) -> dict[str, float]:
 
 
 def _tell(result: Comparison, output: Path) -> None:
-    from trueline.cli.compare_tables import differences, rates
-    from trueline.evaluation.comparison import judges_sentence, sentence
+    from trueline.runs.compare import judges_sentence, sentence
 
-    out.print(rates(result))
-    out.print(differences(result))
+    out.print(_rates(result))
+    out.print(_differences(result))
     for contrast in result.contrasts:
         if contrast.primary:
             told = sentence(contrast, result.baseline, 1 - result.confidence)
@@ -169,10 +166,77 @@ def _tell_resilience(found: Finding, notes: Sequence[str], output: Path, json: b
     if json:
         print_json({**found.to_dict(), "notes": list(notes), "output": str(output)})
         return
-    from trueline.cli.compare_tables import metrics
-
     out.print(metrics(found))
     for text in (found.summary, found.advice, *notes):
         if text:
             out.print(f"• {text}", markup=False, highlight=False)
     console.print(f"saved in {output}", markup=False, highlight=False)
+
+
+def _tell_power(found: dict[str, Any], json: bool) -> None:
+    """How likely a change shows with so many prompts, and how many show it often enough."""
+    if json:
+        print_json(found)
+        return
+    n = found["n"]
+    title = f"{found['before']:.1%} against {found['after']:.1%}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("design")
+    designs = found["designs"]
+    for target in next(iter(designs.values()))["needed_n"]:
+        table.add_column(f"n for {float(target):.0%}", justify="right")
+    if n is not None:
+        table.add_column(f"power at n = {n}", justify="right")
+    for name, design in designs.items():
+        cells = [f"{count:,}" for count in design["needed_n"].values()]
+        table.add_row(name, *cells, *([] if n is None else [f"{design['power']:.3f}"]))
+    out.print(table)
+
+
+def _rates(result: Comparison) -> Table:
+    """Every run's own rates: scopes down, runs across."""
+    table = Table(
+        title=f"rates [{result.confidence:.0%} interval]", title_justify="left", show_lines=False
+    )
+    table.add_column("")
+    for run in result.runs:
+        table.add_column(Text(run), justify="right")
+    for scope in dict.fromkeys(level.scope for level in result.levels):
+        own = {level.run: level for level in result.levels if level.scope == scope}
+        cells = [_cell(own[run].metric) if run in own else "" for run in result.runs]
+        name = Text(str(scope), "bold") if scope.whole else Text(f"  {scope.part}")
+        table.add_row(name, *cells)
+        corrected = [own[run].corrected for run in result.runs if run in own]
+        if scope.whole and any(metric is not None for metric in corrected):
+            table.add_row(Text("  with the judge's own error"), *map(_cell, corrected))
+    table.add_section()
+    named = [{m.name: m for m in result.quality[run]} for run in result.runs]
+    for share in dict.fromkeys(share for own in named for share in own):
+        table.add_row(Text(share, "dim"), *(_cell(own.get(share)) for own in named))
+    return table
+
+
+def _cell(metric: object) -> Text:
+    return Text("" if metric is None else str(metric))
+
+
+def _differences(result: Comparison) -> Table:
+    """Each run against the baseline: effect and interval, counts, and the p-values last."""
+    from trueline.runs.compare import difference_words, p_words
+
+    table = Table(title=f"change from {result.baseline}", title_justify="left")
+    for name in ("run", "", "change [interval]", "fixed", "broken", "pairs", "p", "p, Holm"):
+        table.add_column(Text(name), justify="right" if name in ("fixed", "broken", "pairs") else
+                         "left")  # fmt: skip
+    for contrast in result.contrasts:
+        whole = contrast.scope.whole
+        counts = [contrast.fixed, contrast.broken, contrast.difference.n]
+        ps = [contrast.p_value, contrast.p_holm]
+        table.add_row(
+            Text(contrast.run if whole else ""),
+            Text(str(contrast.scope), "bold") if whole else Text(f"  {contrast.scope.part}"),
+            Text(difference_words(contrast.difference), "bold" if whole else ""),
+            *(Text("" if count is None else f"{count:,}") for count in counts),
+            *(Text("" if p is None else p_words(p).removeprefix("= ")) for p in ps),
+        )
+    return table

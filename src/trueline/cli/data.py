@@ -1,10 +1,11 @@
-"""`trueline data`: look at data and turn it from one form into another."""
+"""`trueline data`: look at data, turn it from one form into another, and curate it.
+
+Every registered curation step is a command; its options are its function's.
+"""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,20 +14,76 @@ from rich.table import Table
 from rich.text import Text
 
 from trueline.cli.common import Json, console, out, print_json
-from trueline.cli.curate import Form, Limit, Name, SkipBad, Source, Split, steps
-from trueline.cli.lazy import Late
-from trueline.terminal import polled
+from trueline.cli.signature import Late, command
+from trueline.errors import UserError
+from trueline.terminal import counting
 
 if TYPE_CHECKING:
-    from trueline.batching import Encoder
-    from trueline.data import DataSummary, Examples
-    from trueline.records import Example
+    from trueline.curation import Curated
+    from trueline.curation.jobs.step import Curation
+    from trueline.data import DataSummary
+    from trueline.runs.data import Looked
 
-app = typer.Typer(cls=Late(steps), no_args_is_help=True, help="Inspect, convert and curate data.")
-
+Source = Annotated[str, typer.Argument(help="A file, a directory, or a hub id (org/name).")]
+Split = Annotated[str, typer.Option(help="Split of a hub data set or of a directory.")]
+Name = Annotated[str | None, typer.Option(help="Configuration of a hub data set.")]
+Form = Annotated[str | None, typer.Option(help="The data's form, where its columns do not tell.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out and count them.")]
+Limit = Annotated[int | None, typer.Option(help="Stop after this many examples.")]
+Output = Annotated[
+    Path, typer.Argument(help="File to write, its ending says the type; a folder for several.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+Html = Annotated[bool, typer.Option(help="Write an HTML report beside the output.")]
+To = Annotated[str, typer.Option(help="Form to write: preference, kldo, example, ...")]
 
 STYLES = {"prompt": "dim", "chosen": "green", "desirable": "green", "rejected": "red"}
 SHOWN = 600  # characters of each part of the example that is shown
+PLACES = 2  # places of each reason on the terminal; the report and the manifest have more
+
+READING = {
+    "split": (Split, "train"),
+    "name": (Name, None),
+    "form": (Form, None),
+    "skip_bad": (SkipBad, False),
+    "limit": (Limit, None),
+}
+WRITING = {"overwrite": (Overwrite, False), "html": (Html, True), "json": (Json, False)}
+
+
+def steps() -> dict[str, Any]:
+    """A command for each step."""
+    from trueline.runs.curate import every
+
+    made = {}
+    for name, step in every().items():
+        reading = READING if step.reads else {k: READING[k] for k in ("split", "skip_bad")}
+        before = {"source": (Source, ...)} if step.reads else {}
+        after = {"to": (To, step.to), **reading, **WRITING}
+        made[name] = command(
+            _runner(step), step.make, before, after, between={"output": (Output, ...)}
+        )
+    return made
+
+
+def _runner(step: Curation) -> Any:
+    def run(*, output: Path, html: bool, json: bool, **given: Any) -> None:
+        import inspect
+
+        from trueline.runs.curate import curate
+
+        source = given.pop("source") if step.reads else None
+        names = list(inspect.signature(step.make).parameters.values())[1:]
+        main = [given.pop(p.name) for p in names if p.kind is not p.KEYWORD_ONLY]
+        with counting("opening") as progress:
+            made = curate(step.name, source, output, *main, progress=progress, **given)
+        if made is not None:  # other ranks than 0 made nothing and say nothing
+            _present(made, as_json=json, html=html)
+
+    return run
+
+
+app = typer.Typer(cls=Late(steps), no_args_is_help=True, help="Inspect, convert and curate data.")
 
 
 @app.callback()
@@ -55,29 +112,22 @@ def inspect(
 
     No row's text is printed unless --show asks for it.
     """
-    from trueline.data import inspect_examples, load_examples
-    from trueline.errors import UserError
+    from trueline.runs.data import look
 
     if row < 1 or (row > 1 and not show):
         raise UserError(f"--row counts from 1 and goes with --show, got --row {row}")
-    encode = _encoder(model)
-    examples = load_examples(
-        source, split=split, name=name, form=form, skip_bad=skip_bad, limit=limit
-    )
-    with _progress(examples):
-        summary = inspect_examples(examples, encode=encode)
-        example = next(islice(examples, row - 1, None), None) if show else None
-    if show and example is None:
-        raise UserError(f"--row {row}: there are {summary.examples} rows that can be used")
+    found = look(
+        source, split=split, name=name, form=form, skip_bad=skip_bad, limit=limit, model=model,
+        row=row if show else None,
+    )  # fmt: skip
     if json:
-        shown = {} if example is None else {"shown": _plain(example, encode)}
-        print_json({"source": source, **summary.to_dict(), **shown})
+        shown = {"shown": _plain(found)} if show else {}
+        print_json({"source": source, **found.summary.to_dict(), **shown})
         return
-    _show(source, summary)
-    if example is not None:
-        _show_example(example)
-        if encode is not None:
-            _show_tokens(example, encode)
+    _show(source, found.summary)
+    if show:
+        _show_example(found)
+        _show_tokens(found)
 
 
 @app.command()
@@ -96,37 +146,19 @@ def convert(
     json: Json = False,
 ) -> None:
     """Write the data in another form or file type."""
-    from trueline.data import load_examples, write_examples
+    from trueline.runs.data import convert as verb
 
-    examples = load_examples(
-        source, split=split, name=name, form=form, skip_bad=skip_bad, limit=limit
-    )
-    with _progress(examples):
-        written = write_examples(examples, output, to, overwrite=overwrite)
-    report = examples.report.to_dict()
+    written = verb(
+        source, output, to, overwrite=overwrite, quiet=False,
+        split=split, name=name, form=form, skip_bad=skip_bad, limit=limit,
+    )  # fmt: skip
     if json:
-        print_json({"source": source, "output": output, **asdict(written), "read": report})
+        print_json({"source": source, "output": output, **asdict(written)})
         return
     console.print(Text(f"{written.rows:,} rows in form {to!r} written to {output}"))
     if written.left_out:
         out.print(f"{written.left_out} completions have no place in this form; left out")
-    _show_dropped(report["dropped"])
-
-
-def _encoder(model: str | None) -> Encoder | None:
-    """What counts tokens and shows the completion mask: the training's own encoder, uncut."""
-    if model is None:
-        return None
-    from trueline.batching import Encoder
-    from trueline.config import ModelArguments
-    from trueline.models import load_tokenizer
-
-    return Encoder(load_tokenizer(ModelArguments(model_name_or_path=model)), max_length=None)
-
-
-def _progress(examples: Examples) -> AbstractContextManager[None]:
-    """On stderr, how many rows were read, while it lasts."""
-    return polled("reading rows", lambda: examples.report.rows)
+    _show_dropped(written.read["dropped"])
 
 
 def _show(source: str, summary: DataSummary) -> None:
@@ -166,14 +198,11 @@ def _show_dropped(dropped: dict[str, Any]) -> None:
     out.print(table)
 
 
-def _show_example(example: Example) -> None:
+def _show_example(found: Looked) -> None:
     """One example, each part labeled; its text is never markup and never a terminal's command."""
-    from trueline.batching.show import roles
-
-    contents = (completion.content for completion in example.completions)
-    parts = [("prompt", example.prompt), *zip(roles(example), contents, strict=True)]
-    out.rule(Text(example.id or "example"))
-    for role, content in parts:
+    assert found.example is not None
+    out.rule(Text(found.example.id or "example"))
+    for role, content in [("prompt", found.example.prompt), *found.completions]:
         text = content
         if not isinstance(text, str):
             text = "\n".join(f"{turn.role}: {turn.content}" for turn in text)
@@ -184,12 +213,11 @@ def _show_example(example: Example) -> None:
         out.print(Text(f"{role.upper()} ", f"bold {style}") + Text(shown, style))
 
 
-def _show_tokens(example: Example, encode: Encoder) -> None:
+def _show_tokens(found: Looked) -> None:
     """The tokens as training sees them: what is scored stands out, the rest is context."""
-    from trueline.batching.show import parts
-
-    out.rule(Text("tokens: the scored ones are reversed"))
-    for part in parts(encode, example):
+    if found.tokens is not None:
+        out.rule(Text("tokens: the scored ones are reversed"))
+    for part in found.tokens or ():
         scored = sum(token.scored for token in part.tokens)
         line = Text(f"{part.role.upper()} {len(part.tokens)} tokens, {scored} scored\n", "bold")
         for token in part.tokens:
@@ -204,18 +232,65 @@ def _visible(text: str) -> str:
     return "".join(c if c.isprintable() else "�" for c in text)
 
 
-def _plain(example: Example, encode: Encoder | None) -> dict[str, Any]:
+def _plain(found: Looked) -> dict[str, Any]:
     """A row for --json: its text, and its tokens where there is a tokenizer."""
-    from trueline.batching.show import parts, roles
-
-    found = {
-        "id": example.id,
-        "prompt": example.prompt,
-        "completions": [
-            {"role": role, "content": completion.content}
-            for role, completion in zip(roles(example), example.completions, strict=True)
-        ],
+    assert found.example is not None
+    plain: dict[str, Any] = {
+        "id": found.example.id,
+        "prompt": found.example.prompt,
+        "completions": [{"role": role, "content": content} for role, content in found.completions],
     }
-    if encode is not None:
-        found["tokens"] = [asdict(part) for part in parts(encode, example)]
-    return found
+    if found.tokens is not None:
+        plain["tokens"] = [asdict(part) for part in found.tokens]
+    return plain
+
+
+def _present(made: Curated, *, as_json: bool, html: bool) -> None:
+    from trueline.runs.curate import write_page
+
+    page = write_page(made) if html else None
+    if as_json:
+        print_json(
+            {
+                "outputs": [str(path) for path in made.outputs],
+                "manifest": str(made.manifest_path),
+                "report": None if page is None else str(page),
+                **{key: made.manifest[key] for key in ("counts", "dropped", "finding")},
+            }
+        )
+        return
+    _show_made(made)
+    if page is not None:
+        console.print(Text(f"report  {page}"), soft_wrap=True)
+
+
+def _show_made(made: Curated) -> None:
+    finding = made.finding
+    out.print(Text(finding.summary, "bold"))
+    if finding.metrics:
+        table = Table("what", "value", "n", title="measured")
+        for metric in finding.metrics:
+            count = "" if metric.n is None else f"{metric.n:,}"
+            table.add_row(Text(metric.name), str(metric), count)
+        out.print(table)
+    _counts("written", made.manifest["counts"])
+    dropped = made.manifest["dropped"]
+    read = made.manifest["inputs"]["source"]["read"]["dropped"]
+    for title, drops in (("left out", dropped), ("bad rows", read)):
+        if drops:
+            table = Table("because", "rows", "first places", title=title)
+            for reason, drop in drops.items():
+                places = ", ".join(drop["places"][:PLACES])
+                table.add_row(Text(reason), f"{drop['count']:,}", Text(places))
+            out.print(table)
+    if finding.advice:
+        out.print(Text(f"• {finding.advice}", "yellow"))
+    for path in (*made.outputs, made.manifest_path):
+        console.print(Text(f"wrote  {path}"), soft_wrap=True)  # a path stays one word
+
+
+def _counts(title: str, counts: dict[str, Any]) -> None:
+    table = Table("what", "count", title=title)
+    for name, count in counts.items():
+        table.add_row(Text(name), f"{count:,}")
+    out.print(table)

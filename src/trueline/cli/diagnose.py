@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trueline.cli.common import Json, console, out, print_json
-from trueline.cli.lazy import Late
+from trueline.cli.signature import Late
 
 if TYPE_CHECKING:
     from trueline.diagnostics.question import Question
@@ -64,9 +64,9 @@ HOW = {
 def questions() -> dict[str, Any]:
     """A command for each question."""
     from trueline.cli.signature import command
-    from trueline.diagnostics.questions import QUESTIONS
+    from trueline.runs.diagnose import every
 
-    return {name: command(_runner(q), q.ask, ASKED_OF, HOW) for name, q in QUESTIONS.items()}
+    return {name: command(_runner(q), q.ask, ASKED_OF, HOW) for name, q in every().items()}
 
 
 def _runner(question: Question) -> Any:

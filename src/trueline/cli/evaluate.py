@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
+from rich.table import Table
 
-from trueline.cli.calibrate import calibrate_judge
-from trueline.cli.common import Json, print_json
+from trueline.cli.common import Json, console, out, print_json
+from trueline.runs.record import Key
 
-__all__ = ["calibrate_judge", "evaluate"]
+if TYPE_CHECKING:
+    from trueline.results import Finding
 
 Many = list[str] | None
 
@@ -75,13 +79,11 @@ def evaluate(
     report` read them.
     """
     from trueline import plugins
-    from trueline.cli.evaluate_tables import list_names_of_all, show
-    from trueline.evaluation.harness.ranks import rank
-    from trueline.runs.evaluate import read_options, run_evaluation
+    from trueline.runs.evaluate import rank, read_options, run_evaluation
 
     if list_names:
         plugins.load(imports or [])
-        list_names_of_all(json)
+        _list(json)
         return
     given = {
         "model": model, "benchmark": benchmark, "attack": attack, "judge": judge,
@@ -91,6 +93,73 @@ def evaluate(
         "plain": plain, "limit": limit, "seed": seed, "import": imports,
     }  # fmt: skip
     options = read_options(config, {k: v for k, v in given.items() if v not in (None, [])})
-    results = run_evaluation(options, quiet=json, show=show)
+    results = run_evaluation(options, quiet=json, show=_show)
     if json and rank() == 0:
         print_json(results if len(results["models"]) > 1 else results["models"][0])
+
+
+def _table(title: str, judged: Sequence[Finding]) -> Table:
+    """Measures down, judges across; rates of success first, then what the answers were like."""
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column("rate [95% interval]")
+    table.add_column("n", justify="right")
+    for finding in judged:
+        table.add_column(escape(Key.judge_of(finding) or finding.name), justify="right")
+    by_name = [{m.name: m for m in f.metrics} for f in judged]
+    names = list(dict.fromkeys(m.name for f in judged for m in f.metrics))
+    for metric in sorted(names, key=lambda n: "," not in n):
+        found = [own.get(metric) for own in by_name]
+        counts = {m.n for m in found if m is not None}
+        alike = len(counts) == 1
+        cells = ["" if m is None else str(m) if alike else f"{m} (n={m.n})" for m in found]
+        table.add_row(escape(metric), str(counts.pop()) if alike else "", *map(escape, cells))
+    return table
+
+
+def _show(name: str, findings: Sequence[Finding], notes: Sequence[str], folder: Path) -> None:
+    """The rates by benchmark, attack and judge, other findings, advice and notes."""
+    from trueline.runs.evaluate import NO_LONGER
+
+    judged = [f for f in findings if Key.judge_of(f) is not None]
+    for finding in findings:
+        if finding.name == NO_LONGER:
+            out.print(finding.summary, style="bold red", markup=False, highlight=False)
+    if judged:
+        out.print(_table(name, judged))
+    for finding in findings:
+        if finding not in judged and finding.name != NO_LONGER:
+            out.print(f"{finding.name}: {finding.summary}", markup=False, highlight=False)
+        if finding.advice:
+            out.print(f"{finding.name}: {finding.advice}", style="yellow", markup=False)
+    for note in notes:
+        console.print(f"note: {note}", style="dim", markup=False, highlight=False)
+    console.print(f"log, findings and samples: {folder}", markup=False, highlight=False)
+
+
+def _list(json: bool) -> None:
+    """Every registered benchmark, attack, judge and utility with its first sentence."""
+    from trueline.runs.catalog import evaluation_parts
+
+    groups = evaluation_parts()
+    if json:
+        print_json(groups)
+        return
+    for kind, summaries in groups.items():
+        out.print(f"[bold]{kind}[/bold]")
+        for name, summary in summaries.items():
+            out.print(f"  [green]{name}[/green]  {escape(summary)}", highlight=False)
+
+
+def inspect_export(
+    run: Annotated[Path, typer.Argument(help="An evaluation folder or a run directory.")],
+    output: Annotated[Path, typer.Argument(help="File to write, ending in .eval.")],
+    json: Json = False,
+) -> None:
+    """Write an evaluation's log as an Inspect .eval file; `inspect view` shows it."""
+    from trueline.runs.evaluate import export
+
+    path, rows = export(run, output)
+    if json:
+        print_json({"output": str(path), "rows": rows})
+    else:
+        console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)

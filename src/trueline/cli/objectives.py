@@ -20,8 +20,7 @@ def objectives(
     json: Json = False,
 ) -> None:
     """List the objectives, or show one with its equation, options, coupling and source."""
-    from trueline.objectives import find
-    from trueline.objectives.describe import catalog, describe
+    from trueline.runs.catalog import catalog, describe, find
 
     if name is not None:
         spec = find(name)
@@ -35,7 +34,7 @@ def objectives(
 def _list(specs: list[Objective]) -> None:
     from rich.table import Table
 
-    from trueline.objectives.describe import HEADINGS, coupling, group
+    from trueline.runs.catalog import HEADINGS, coupling, group
 
     for key, heading in HEADINGS.items():
         table = Table(title=heading, title_justify="left", box=None, padding=(0, 2, 0, 0))
@@ -54,7 +53,7 @@ def _list(specs: list[Objective]) -> None:
 def _show(spec: Objective) -> None:
     from rich.table import Table
 
-    from trueline.objectives.describe import LAYOUTS, coupling, help_of
+    from trueline.runs.catalog import LAYOUTS, coupling, help_of
 
     out.print(f"{spec.name}: {spec.summary}\n", markup=False, highlight=False)
     facts = {
@@ -81,9 +80,3 @@ def _show(spec: Objective) -> None:
         options.add_row(key, default, option.wording, help_of(spec, key))
     out.print()
     out.print(options, markup=False)
-
-
-if __name__ == "__main__":
-    from trueline.objectives.describe import page
-
-    print(page(), end="")

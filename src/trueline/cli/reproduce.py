@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -13,11 +12,7 @@ import typer
 from trueline.cli.common import Json, console, out, print_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from trueline.reproduce.claim import Claim
-    from trueline.reproduce.scales import Scale
-    from trueline.reproduce.study import Study
+    from trueline.runs.reproduce import Costs, Reproduced
 
 
 def reproduce(
@@ -50,39 +45,24 @@ def reproduce(
     with more seeds, the same command goes on from there. Ends in OUTPUT/report.html,
     results.json and reproduction.md.
     """
-    from trueline.reproduce.page import markdown, write_page
-    from trueline.reproduce.scales import FAST, FULL
-    from trueline.reproduce.study import choose, read_recipe
-    from trueline.reproduce.study import reproduce as run_study
+    from trueline.runs import reproduce as verb
 
-    scale = FAST if fast else FULL
-    chosen = choose(claims or [])
     if list_:
-        _list(chosen, scale, json)
+        _list(verb.costs(*(claims or []), fast=fast), json)
         return
-    # one thread for each process; numpy's is read when a worker starts, so it is set before
-    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
-    study = run_study(
-        chosen,
-        scale,
-        output,
-        seeds=seeds,
-        jobs=jobs,
-        budget=None if budget is None else 60 * budget,
-        recipe=None if recipe is None else read_recipe(recipe),
-        command="trueline " + shlex.join(_typed()),
+    made = verb.reproduce(
+        *(claims or []), fast=fast, seeds=seeds, jobs=jobs, budget=budget, recipe=recipe,
+        output=output, command="trueline " + shlex.join(_typed()),
         tell=lambda line: console.print(line, style="dim", markup=False, highlight=False),
-    )
-    page = write_page(study, output)
-    (output / "reproduction.md").write_text(markdown(study), "utf-8")
+    )  # fmt: skip
     if json:
-        print_json(study.to_dict())
+        print_json(made.study.to_dict())
     else:
-        _show(study)
-        console.print(f"The evidence: {page}", markup=False)
-    if study.facts["runs"]["not begun"] or study.facts["runs"]["failed"]:
+        _show(made)
+        console.print(f"The evidence: {made.page}", markup=False)
+    if made.missing:
         console.print("Some runs are missing; the same command goes on from here.", markup=False)
-    if study.facts["runs"]["failed"]:
+    if made.failed:
         raise typer.Exit(1)
 
 
@@ -92,47 +72,25 @@ def _typed() -> list[str]:
     return words if "reproduce" in words else ["reproduce"]
 
 
-def _list(claims: Sequence[Claim], scale: Scale, json: bool) -> None:
-    from trueline.reproduce.scales import plan
-
-    rows = []
-    for claim in claims:
-        runs = plan([claim], scale, range(scale.seeds))
-        minutes = sum(scale.minutes.get(run.experiment, 0.0) for run in runs)
-        rows.append(
-            {
-                "claim": claim.name,
-                "paper": claim.paper,
-                "statement": claim.statement,
-                "measured": claim.measured,
-                "expected": claim.expected,
-                "runs": len(runs),
-                "processor_minutes": round(minutes, 1),
-                "recipe": claim.on_recipe,
-            }
-        )
-    together = plan(claims, scale, range(scale.seeds))
-    total = sum(scale.minutes.get(run.experiment, 0.0) for run in together)
+def _list(found: Costs, json: bool) -> None:
     if json:
-        print_json(rows)
+        print_json(found.rows)
         return
-    for row in rows:
+    for row in found.rows:
         cost = f"{row['runs']} runs, about {row['processor_minutes']:.0f} min"
         own = ", --recipe" if row["recipe"] else ""
         out.print(f"[bold]{row['claim']}[/bold]  ({row['paper']}; {cost}{own})", highlight=False)
         out.print(f"    {row['statement']}", markup=False, highlight=False)
     out.print(
-        f"Together {len(together)} runs, about {total:.0f} processor minutes at scale "
-        f"{scale.name} ({scale.seeds} seeds); claims share runs.",
+        f"Together {found.runs} runs, about {found.minutes:.0f} processor minutes at scale "
+        f"{found.scale} ({found.seeds} seeds); claims share runs.",
         style="dim",
         markup=False,
     )
 
 
-def _show(study: Study) -> None:
-    from trueline.reproduce.page import summary
-
-    for outcome in study.outcomes:
+def _show(made: Reproduced) -> None:
+    for outcome in made.study.outcomes:
         head = f"[bold]{outcome.verdict:13}  {outcome.claim.name}[/bold]  ({outcome.counted})"
         out.print(head, highlight=False)
         for effect in outcome.effects:
@@ -140,4 +98,4 @@ def _show(study: Study) -> None:
             out.print(line, markup=False, highlight=False)
         for note in outcome.notes:
             out.print(f"  {note}", style="dim", markup=False, highlight=False)
-    out.print(summary(study), markup=False, highlight=False)
+    out.print(made.summary, markup=False, highlight=False)

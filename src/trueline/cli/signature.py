@@ -1,4 +1,7 @@
-"""Commands made from signatures: a plug-in's options become options of the command line."""
+"""Commands made from signatures: a plug-in's options become options of the command line.
+
+They are made when they are asked for: `--help` of the whole command line imports nothing for them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from trueline.options import resolved
 
@@ -107,3 +111,32 @@ def _bare(hint: Any) -> Any:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return typing.Union[tuple(map(_bare, typing.get_args(hint)))]  # noqa: UP007
     return hint
+
+
+def Late(commands: Callable[[], dict[str, Any]]) -> type[TyperGroup]:
+    """A group that has, beside its own, the commands that ``commands`` makes."""
+
+    class Group(TyperGroup):
+        _own: dict[str, Any]
+        _late: dict[str, Any] | None = None
+
+        @property  # type: ignore[override]
+        def commands(self) -> dict[str, Any]:
+            """Its own, then the made ones."""
+            if self._late is None:
+                self._late = {name: _click(name, made) for name, made in commands().items()}
+            return {**self._own, **self._late}
+
+        @commands.setter
+        def commands(self, value: dict[str, Any]) -> None:
+            self._own = dict(value)
+
+    return Group
+
+
+def _click(name: str, function: Callable[..., None]) -> Any:
+    app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+    app.command(name)(function)
+    made = typer.main.get_command(app)
+    made.name = name
+    return made

@@ -1,5 +1,7 @@
 """Preference alignment of text-to-image diffusion models: DSPO and its peers."""
 
+import sys
+
 from trueline.diffusion.bind import BoundDiffusion, bind_diffusion
 from trueline.diffusion.config import DiffusionConfig, load_diffusion_config
 from trueline.diffusion.data.load import ImageExample, ImageSource, load_image_examples
@@ -33,6 +35,7 @@ from trueline.diffusion.objectives import (
 )
 from trueline.diffusion.training.step import DiffusionEngine, Reference
 from trueline.diffusion.training.trainer import DiffusionTrainer
+from trueline.verbs import Diffusion
 
 __all__ = [
     "DIFFUSION_OBJECTIVES",
@@ -71,3 +74,5 @@ __all__ = [
     "sdpo_weight",
     "text_to_image",
 ]
+
+sys.modules[__name__].__class__ = Diffusion

@@ -90,6 +90,10 @@ class WorldMeasurement:
     pictures: Sequence[Any]
     finding: Finding
 
+    @property
+    def findings(self) -> list[Finding]:
+        return [self.finding]
+
 
 def load_base(*, seed: int = 0, size: Size = "demo", progress: Progress | None = None) -> Path:
     """The folder of the world's base model, trained once and kept."""

@@ -127,8 +127,9 @@ class JailbreakBound:
         """Whether the bound says nothing: it is not above 0."""
         return self.exact <= 0.0
 
-    def to_finding(self) -> Finding:
-        """The bound with its inputs, in words, and its curve over epsilon for the report."""
+    def to_finding(self, *, samples: int = 0, seed: int = 0) -> Finding:
+        """The bound with its inputs, in words, and its curve over epsilon for the report; with
+        ``samples``, also the zone's volume as so many draws find it."""
         zone = self.zone
         chance = "nothing" if self.vacuous else f"at least {self.exact:.1%}"
         summary = (
@@ -148,11 +149,13 @@ class JailbreakBound:
                 f"The harmful share of the support ({share:.3g}) lies below the threshold that "
                 f"the adversary leaves ({zone.threshold:.3g}): the zone's volume is small."
             )
+        drawn = [zone.simulate(seed=seed, samples=samples)] if samples else []
         metrics = (
             Metric("bound", self.exact, unit="rate"),
             Metric("bound_normal", self.normal, unit="rate"),
             Metric("volume", zone.volume(), unit="rate"),
             Metric("density_ratio", self.ratio),
+            *drawn,
         )
         return Finding("jailbreak_bound", summary, metrics, advice, {"curves": _curves(self)})
 

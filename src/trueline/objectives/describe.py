@@ -89,7 +89,7 @@ def catalog() -> list[Objective]:
 
 
 def page() -> str:
-    """docs/objectives.md, whole: written by ``python -m trueline.cli.objectives``."""
+    """docs/objectives.md, whole: written by ``python -m trueline.objectives.describe``."""
     own = [spec for spec in catalog() if spec.function.__module__.startswith("trueline.")]
     parts = [_INTRODUCTION.format(count=len(own))]
     for key, heading in HEADINGS.items():
@@ -134,7 +134,7 @@ def _default(value: Any) -> str:
 
 
 _INTRODUCTION = """\
-<!-- Written by `python -m trueline.cli.objectives > docs/objectives.md`; edit the code instead. -->
+<!-- `python -m trueline.objectives.describe > docs/objectives.md` writes it; edit the code. -->
 
 # Objectives
 
@@ -173,3 +173,7 @@ f(1) = 0, the conjugate and the link are checked when it is defined.
 `weights/top_share`, and take `clip` (bounds a completion's weight) and `anchor` (holds the
 desirable ones' likelihood up).
 """
+
+
+if __name__ == "__main__":
+    print(page(), end="")

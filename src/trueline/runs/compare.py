@@ -17,15 +17,31 @@ from trueline.evaluation.comparison import (
     Settings,
     compare_runs,
     findings_of,
+    judges_sentence,
     load_judged_runs,
     points_from_runs,
     read_points,
     samples_of,
+    sentence,
 )
 from trueline.evaluation.comparison.values import MARGINS
+from trueline.evaluation.comparison.words import difference_words, p_words
 from trueline.results import Finding, frame, to_html
 from trueline.runs.record import COMPARISON, Run
-from trueline.stats import Calibration
+from trueline.stats import Calibration, needed_n, paired_power, unpaired_power
+from trueline.stats.resampling import check_level
+
+__all__ = [
+    "Compared",
+    "compare",
+    "difference_words",
+    "judges_sentence",
+    "p_words",
+    "power",
+    "resilience",
+    "sentence",
+    "settings",
+]
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,7 @@ def settings(
         calibration: what `trueline calibrate-judge` wrote.
         given: as of :class:`~trueline.evaluation.comparison.Settings`.
     """
+    check_level(given.get("level", 0.95))
     names = primary.split(",") if isinstance(primary, str) else primary
     return Settings(
         primary=[name.strip() for name in names if name.strip()],
@@ -144,3 +161,43 @@ def resilience(
         models, notes = collected.points, collected.notes
     found = measure(models, preset=preset, seed=how.seed, level=how.level)  # type: ignore[arg-type]
     return Compared([found], notes=notes)
+
+
+def power(
+    before: float,
+    after: float,
+    n: int | None = None,
+    *,
+    correlation: float = 0.0,
+    level: float = 0.95,
+) -> dict[str, Any]:
+    """How likely a change of a rate would show, said before any run.
+
+    Args:
+        before, after: the rates.
+        n: prompts; only the numbers needed are said without it.
+        correlation: of the two models' outcomes over prompts.
+        level: coverage of the intervals.
+
+    Returns:
+        For the same prompts and for others: the prompts needed for a power of 0.8, 0.9 and 0.95,
+        and the power that ``n`` has.
+    """
+    check_level(level)
+    alpha = 1 - level
+
+    def paired(size: int) -> float:
+        return paired_power(before, after, size, correlation=correlation, alpha=alpha)
+
+    def unpaired(size: int) -> float:
+        return unpaired_power(before, after, size, alpha=alpha)
+
+    designs = {
+        name: {
+            "needed_n": {str(target): needed_n(of, target) for target in (0.8, 0.9, 0.95)},
+            "power": None if n is None else of(n),
+        }
+        for name, of in {"same prompts (McNemar)": paired, "other prompts": unpaired}.items()
+    }
+    facts: dict[str, Any] = {"before": before, "after": after, "alpha": round(alpha, 12)}
+    return {**facts, "correlation": correlation, "n": n, "designs": designs}

@@ -68,6 +68,11 @@ class Diagnosis:
         return to_html(self.findings, "Diagnosis")
 
 
+def every() -> Mapping[str, Question]:
+    """All registered questions."""
+    return QUESTIONS
+
+
 def diagnose(of: Any, question: str | None = None, /, **given: Any) -> Diagnosis:
     """See why an alignment works or fails.
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trueline import plugins
+from trueline.evaluation.harness.broken import NO_LONGER
+from trueline.evaluation.harness.ranks import rank
 from trueline.runs import record
 from trueline.runs.run import Run
 from trueline.terminal import watching
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from trueline.evaluation.harness.setup import Setup
     from trueline.evaluation.utility.base import Measurement
     from trueline.results import Finding
+
+__all__ = ["DEFAULTS", "NO_LONGER", "build_setup", "by_label", "evaluate", "export", "rank"]
+__all__ += ["read_options", "run_evaluation"]
 
 Show: TypeAlias = "Callable[[str, Sequence[Finding], Sequence[str], Path], None]"
 
@@ -142,7 +147,6 @@ def _one_model(
     show: Show | None,
 ) -> dict[str, Any]:
     from trueline.evaluation.backends import open_backend
-    from trueline.evaluation.harness.ranks import rank
     from trueline.evaluation.harness.run import evaluate as run
     from trueline.evaluation.harness.summarize import findings, write_samples
     from trueline.evaluation.utility import UtilityContext
@@ -181,6 +185,15 @@ def _one_model(
         "findings": [finding.to_dict() for finding in found],
         "notes": list(notes),
     }
+
+
+def export(run: str | Path, output: str | Path) -> tuple[Path, int]:
+    """Write an evaluation's log as an Inspect .eval file; its path, and how many rows it holds."""
+    from trueline.evaluation.comparison import load_judged_run
+    from trueline.evaluation.inspect_log import export_inspect
+
+    judged = load_judged_run(Path(run))
+    return export_inspect(judged, Path(output)), len(judged.judgements)
 
 
 def build_setup(backend: Callable[[], Backend], options: Mapping[str, Any]) -> Setup:

@@ -9,6 +9,7 @@ from typing import Any
 from trueline.errors import UserError
 from trueline.results import frame, to_html
 from trueline.runs import record
+from trueline.verbs import verb
 
 
 class Run(record.Run):
@@ -54,21 +55,16 @@ class Run(record.Run):
 
     def evaluate(self, **options: Any) -> Run:
         """:func:`trueline.evaluate` on this run's model."""
-        from trueline.runs.evaluate import evaluate
-
-        return evaluate(self, **options)
+        found: Run = verb("evaluate")(self, **options)
+        return found
 
     def diagnose(self, **options: Any) -> Any:
         """:func:`trueline.diagnose` on this run."""
-        from trueline.runs.diagnose import diagnose
-
-        return diagnose(self, **options)
+        return verb("diagnose")(self, **options)
 
     def report(self) -> Any:
         """:func:`trueline.report` on this run."""
-        from trueline.runs.report import report
-
-        return report(self)
+        return verb("report")(self)
 
     def figures(self) -> list[Any]:
         """The training's curves as plotly figures; none where nothing was logged."""

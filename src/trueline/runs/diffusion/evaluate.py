@@ -2,18 +2,80 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trueline.terminal import console
+from trueline.results import Finding, frame, to_html
 
 if TYPE_CHECKING:
     from trueline.diffusion.evaluation.evaluate import Gallery, Sampling
 
 
-def run_evaluation(
+@dataclass(frozen=True)
+class Painted:
+    """Models compared by their pictures: the findings, and the page that shows them."""
+
+    findings: Sequence[Finding]
+    page: Path
+
+    def to_frame(self) -> Any:
+        """All metrics as a pandas DataFrame."""
+        return frame(self.findings)
+
+    def _repr_html_(self) -> str:
+        return to_html(self.findings, "Pictures compared")
+
+
+def evaluate(
+    base: Any,
+    aligned: Any,
+    *,
+    prompts: str | Path | Sequence[str],
+    scorer: str | Sequence[str],
+    output: str | Path = "runs/diffusion-evaluation",
+    steps: int = 50,
+    guidance: float = 7.5,
+    seed: int = 0,
+    batch_size: int = 4,
+    limit: int | None = None,
+    dtype: str = "float32",
+    quiet: bool = True,
+) -> Painted:
+    """Paint the same prompts from the same noise with each model, and say which is better.
+
+    Args:
+        base: the model before: a diffusers folder or a hub id.
+        aligned: a run, a run directory, a folder or a hub id, or several.
+        prompts: a text file, one a line, or a JSONL; or the prompts themselves.
+        scorer: pickscore, clip=ID, ... or several.
+        output: folder of pictures, findings and report.
+        steps, guidance, seed, batch_size: of the sampler.
+        limit: only the first so many prompts.
+        dtype: float32, bfloat16 or float16.
+        quiet: keep progress back.
+    """
+    from trueline.diffusion.evaluation.evaluate import Sampling, read_prompts
+
+    given = read_prompts(Path(prompts), limit) if isinstance(prompts, str | Path) else prompts
+    several = [aligned] if isinstance(aligned, str | os.PathLike) else aligned
+    return _evaluate(
+        os.fspath(base),
+        [os.fspath(one) for one in several],
+        list(given)[:limit],
+        [scorer] if isinstance(scorer, str) else list(scorer),
+        Sampling(seed, steps, guidance, batch_size),
+        output=Path(output),
+        dtype=dtype,
+        quiet=quiet,
+    )
+
+
+def _evaluate(
     base: str,
     aligned: list[str],
     prompts: list[str],
@@ -21,16 +83,13 @@ def run_evaluation(
     sampling: Sampling,
     *,
     output: Path,
-    dtype: str = "float32",
-    quiet: bool = False,
-) -> dict[str, Any]:
-    """Everything `trueline diffusion evaluate` does; returns what it prints as JSON."""
-    from dataclasses import asdict
-
+    dtype: str,
+    quiet: bool,
+) -> Painted:
     from trueline.diffusion.evaluation.evaluate import compare
     from trueline.diffusion.evaluation.scorers import make_scorer
     from trueline.report import render_report
-    from trueline.runs.diffusion_story import evaluation_report
+    from trueline.runs.diffusion.story import evaluation_report
     from trueline.runs.record import SCORES, Run
 
     quiet_libraries()
@@ -63,8 +122,7 @@ def run_evaluation(
     command = str(facts.pop("command"))
     report = evaluation_report(galleries, prompts, findings, scores, facts, command)
     page = render_report(report, output / "report.html")
-    console.print(f"pictures, scores and report: {output}", markup=False, highlight=False)
-    return {"report": str(page), "findings": [finding.to_dict() for finding in findings]}
+    return Painted(findings, page)
 
 
 def _gallery(
@@ -82,7 +140,7 @@ def _gallery(
     """One model's pictures; it is loaded for them alone, so that models never share memory."""
     from trueline.diffusion import load_text_to_image
     from trueline.diffusion.evaluation.evaluate import is_adapter, paint
-    from trueline.runs.diffusion_story import image_paths
+    from trueline.runs.diffusion.story import image_paths
     from trueline.terminal import progress
 
     if source is not None and is_adapter(source):

@@ -17,7 +17,7 @@ OPTIONS = (
     "num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port",
     "accelerate_config",
 )  # fmt: skip
-FOLDER = Path(__file__).parents[1] / "accelerate_configs"
+FOLDER = Path(__file__).parent / "accelerate_configs"
 TORCH = {"num_machines": "nnodes", "machine_rank": "node_rank", "main_process_ip": "master_addr",
          "main_process_port": "master_port"}  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What `trueline data` does to curate: build, choose, label, split and mix alignment data.
+"""The curation steps: build, choose, label, split and mix alignment data.
 
 One function a step; each opens what its options name and hands over to :mod:`trueline.curation`.
 The file is long because every step's options stand beside it, and holds nothing else.
@@ -6,14 +6,12 @@ The file is long because every step's options stand beside it, and holds nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from trueline.curation import Curated
-from trueline.curation.jobs.job import Progress
-from trueline.curation.jobs.step import CURATIONS, Curation, Work, curates
-from trueline.runs import curate_open as opened
+from trueline.curation.jobs.step import Work, curates
+from trueline.runs.curate import opened
 
 Seed = Annotated[int, "Seed of everything drawn."]
 LabelBy = Annotated[
@@ -337,60 +335,3 @@ def mix(
         overwrite=work.overwrite,
         progress=work.progress,
     )
-
-
-def curate(
-    step: str,
-    source: str | None,
-    output: str | Path,
-    /,
-    *main: Any,
-    split: str = "train",
-    name: str | None = None,
-    form: str | None = None,
-    skip_bad: bool = False,
-    limit: int | None = None,
-    to: str | None = None,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-    **options: Any,
-) -> Curated | None:
-    """Do one step: read a source, write an output with its manifest.
-
-    Args:
-        step: its name.
-        source: a file, a directory, or a hub id; None for a step that opens its own.
-        output: the file or folder to write.
-        main: the step's main argument, where it has one.
-        split, name, form, skip_bad, limit: how the source is read.
-        to, overwrite: what is written, and whether files that exist are replaced.
-        progress: told how far each pass is.
-        options: the step's own.
-
-    Returns:
-        What was made, on rank 0; None on other ranks.
-    """
-    known = CURATIONS[step]
-    examples = None
-    if known.reads:
-        examples = opened.examples(str(source), split, name, form, skip_bad, limit)
-    work = Work(examples, Path(output), to or known.to, split, skip_bad, overwrite, progress)
-    return known(work, *main, **options)
-
-
-def every() -> Mapping[str, Curation]:
-    """All registered steps."""
-    return CURATIONS
-
-
-def verb(step: str) -> Callable[..., Curated | None]:
-    """A step as a function: ``trueline.data.dedup("in.jsonl", "out.jsonl", near=0.8)``."""
-    known = CURATIONS[step]
-
-    def call(*places: Any, **options: Any) -> Curated | None:
-        source, *main, output = places if known.reads else (None, *places)
-        return curate(known.name, source, output, *main, **options)
-
-    call.__name__ = step.replace("-", "_")
-    call.__doc__ = known.make.__doc__
-    return call

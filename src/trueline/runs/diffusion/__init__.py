@@ -1,0 +1,1 @@
+"""What `trueline diffusion` and its demo do."""
