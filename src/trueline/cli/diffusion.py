@@ -90,12 +90,13 @@ def evaluate(
         base, aligned, prompts=prompts, scorer=scorer, output=output, steps=steps,
         guidance=guidance, seed=seed, batch_size=batch_size, limit=limit, dtype=dtype, quiet=json,
     )  # fmt: skip
-    for finding in painted.findings:
-        out.print(finding.summary, markup=False, highlight=False)
     console.print(f"pictures, scores and report: {output}", markup=False, highlight=False)
     if json:
         findings = [finding.to_dict() for finding in painted.findings]
         print_json({"report": str(painted.page), "findings": findings})
+        return
+    for finding in painted.findings:
+        out.print(finding.summary, markup=False, highlight=False)
 
 
 @app.command()
