@@ -16,6 +16,7 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from trueline.batching import Encoder
+from trueline.batching.drawn import draw
 from trueline.evaluation.generation import model_input
 from trueline.prompts import Renderer
 from trueline.records import Completion, Example, Message
@@ -216,11 +217,10 @@ def sequences(tokenizer, example):
     """For each completion: the prompt's ids, the completion's, and the text with its marks."""
     encoder = Encoder(tokenizer, max_length=None)
     renderer, tree = encoder.renderer, encoder(example)
-    opened = renderer.text(example.prompt, options=example.template)
-    for completion, branch in zip(example.completions, tree.branches, strict=True):
-        turns = [] if isinstance(example.prompt, str) else renderer.turns(example.prompt)
-        pieces = encoder.pieces(turns, example.template, opened, completion.content)
-        yield tree.prompt.tolist(), branch.ids.tolist(), opened + "".join(p.text for p in pieces)
+    drawn = draw(renderer, example)
+    for pieces, branch in zip(drawn.answers, tree.branches, strict=True):
+        text = drawn.opened + "".join(piece.text for piece in pieces)
+        yield tree.prompt.tolist(), branch.ids.tolist(), text
 
 
 def check(tokenizer, example, *, lossless):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
+from trueline.batching.drawn import Drawn, draw, named
 from trueline.batching.shorten import shortened
 from trueline.batching.told import Told
 from trueline.batching.trees import Branch, Ids, TokenTree
 from trueline.errors import UserError
-from trueline.prompts import Options, Piece, Renderer, Turn, answer
+from trueline.prompts import Piece, Renderer
 from trueline.records import Example, Text
 
 if TYPE_CHECKING:
@@ -83,52 +84,59 @@ class Encoder:
         Raises:
             UserError: the template cannot write the conversation; the message names the row.
         """
-        try:
-            marks = self.renderer.control.marks
-            whole = self._tree(example)
-            if self.told.allowed or self.renderer.control.marks > marks:
-                self.told.spells(self.renderer, example)
-            limit = self._prompt_limit(whole)
-            prompts = (whole.prompt, whole.reference_prompt)
-            tree = whole
-            if limit is not None and any(ids is not None and len(ids) > limit for ids in prompts):
-                tree = self._give_way(example, whole, limit)
-            tree = self._cut_answers(tree)
-        except UserError as error:
-            raise UserError(f"{example.id or 'example'}: {error}") from None
-        self.told.rows += 1
-        if tree is not whole:
-            self.told.cut(whole, tree)
-        return tree
+        return self.many([example])[0]
+
+    def many(self, examples: Sequence[Example]) -> list[TokenTree]:
+        """Each example's tree; the tokenizer is asked once for all texts.
+
+        Raises:
+            UserError: as for one example.
+        """
+        drawn = []
+        for example in examples:
+            with named(example):
+                drawn.append(draw(self.renderer, example))
+        trees = []
+        with self.renderer.control.ahead(text for one in drawn for text in one.texts()):
+            for example, one in zip(examples, drawn, strict=True):
+                with named(example):
+                    trees.append(self._fitted(example, one))
+        return trees
 
     def said(self) -> list[str]:
         """What became of the rows so far, in sentences; nothing where all went in as they are."""
         return list(self.told.sentences())
 
-    def _tree(self, example: Example) -> TokenTree:
-        renderer, prompt = self.renderer, example.prompt
-        if example.template and isinstance(prompt, str):
-            raise UserError(
-                "tools and chat_template_kwargs have no effect on plain text; as_chat makes "
-                "conversations of it, or drop the columns"
-            )
-        turns: list[Turn] = []
-        if isinstance(prompt, str):
-            opened = renderer.text(prompt)
-        else:
-            turns = renderer.turns(prompt)
-            opened = renderer.opened(turns, example.template)
-        bare = renderer.control.encode(opened)
+    def _fitted(self, example: Example, drawn: Drawn) -> TokenTree:
+        """The example's tree, cut to length where it must be, and told of."""
+        whole = self._tree(example, drawn)
+        if self.told.allowed or drawn.marked:
+            self.told.spells(self.renderer, example)
+        limit = self._prompt_limit(whole)
+        prompts = (whole.prompt, whole.reference_prompt)
+        tree = whole
+        if limit is not None and any(ids is not None and len(ids) > limit for ids in prompts):
+            tree = self._give_way(example, whole, limit)
+        tree = self._cut_answers(tree)
+        self.told.rows += 1
+        if tree is not whole:
+            self.told.cut(whole, tree)
+        return tree
+
+    def _tree(self, example: Example, drawn: Drawn) -> TokenTree:
+        renderer = self.renderer
+        bare = renderer.control.encode(drawn.opened)
         branches = tuple(
-            self._branch(turns, example.template, opened, bare, completion.content)
-            for completion in example.completions
+            self._branch(drawn.opened, bare, pieces, plain=isinstance(completion.content, str))
+            for pieces, completion in zip(drawn.answers, example.completions, strict=True)
         )
         reference = None
         if example.reference_prompt is not None:
-            ids = renderer.prompt_ids(example.reference_prompt, options=example.template)
+            assert drawn.reference is not None
+            ids = renderer.begin(example.reference_prompt, renderer.control.encode(drawn.reference))
             reference = np.asarray(ids, dtype=np.int32)
         return TokenTree(
-            np.asarray(renderer.begin(prompt, bare), dtype=np.int32),
+            np.asarray(renderer.begin(example.prompt, bare), dtype=np.int32),
             branches,
             tuple(bool(completion.desirable) for completion in example.completions),
             reference,
@@ -136,17 +144,12 @@ class Encoder:
         )
 
     def _branch(
-        self,
-        turns: list[Turn],
-        options: Options,
-        opened: str,
-        prefix: list[int],
-        completion: Text,
+        self, opened: str, prefix: list[int], pieces: Sequence[Piece], *, plain: bool
     ) -> Branch:
         ids: list[int] = []
         mask: list[bool] = []
         before = opened
-        for text, scored in self.pieces(turns, options, opened, completion):
+        for text, scored in pieces:
             found = self.renderer.continuation(before, [*prefix, *ids], text)
             if found.merged:
                 self.counts["boundary_merges"] += 1
@@ -154,20 +157,10 @@ class Encoder:
             mask += [scored] * len(found.ids)
             before += text
         eos = self.tokenizer.eos_token_id
-        closed = self.append_eos or isinstance(completion, str)
-        if closed and eos is not None and ids[-1:] != [eos]:
+        if (self.append_eos or plain) and eos is not None and ids[-1:] != [eos]:
             ids.append(eos)
             mask.append(True)
         return Branch(np.asarray(ids, dtype=np.int32), np.asarray(mask, dtype=np.bool_))
-
-    def pieces(
-        self, turns: list[Turn], options: Options, opened: str, completion: Text
-    ) -> Iterator[Piece]:
-        """The completion's text behind ``opened``, with marks, and which of it is scored."""
-        if isinstance(completion, str):
-            yield Piece(self.renderer.text(completion), True)
-        else:
-            yield from answer(self.renderer, turns, opened, completion, options)
 
     def _prompt_limit(self, tree: TokenTree) -> int | None:
         """How many tokens a prompt may have beside the tree's answers."""
@@ -193,7 +186,8 @@ class Encoder:
             shorter = tree
         else:
             assert prompt is not None
-            shorter = self._tree(replace(example, prompt=prompt, reference_prompt=reference))
+            less = replace(example, prompt=prompt, reference_prompt=reference)
+            shorter = self._tree(less, draw(self.renderer, less))
             self.told.turns(example.prompt, prompt)
         return replace(
             shorter,

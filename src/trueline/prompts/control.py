@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -60,6 +61,7 @@ class ControlTokens:
         self._spelled = re.compile("|".join(map(re.escape, spelled)))
         self.marks = 0
         """How many marks were made so far."""
+        self._known: dict[str, list[int]] = {}
 
     def mark(self, text: str) -> str:
         """The text with each control token that it spells written as a mark."""
@@ -93,6 +95,8 @@ class ControlTokens:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a marked text, without anything that the tokenizer adds of itself."""
+        if text in self._known:
+            return self._known[text]
         if OPEN not in text:
             ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             return ids
@@ -101,6 +105,19 @@ class ControlTokens:
         renamed = self._own.sub(lambda found: _alias(self._number[found[0]]), text)
         twin_ids: list[int] = self._twin.encode(self.restore(renamed), add_special_tokens=False).ids
         return twin_ids
+
+    @contextmanager
+    def ahead(self, texts: Iterable[str]) -> Iterator[None]:
+        """Within it :meth:`encode` knows these texts: the tokenizer is asked once for all of them,
+        which is several times faster than for each by itself."""
+        plain = list(dict.fromkeys(text for text in texts if OPEN not in text))
+        if plain:
+            found = self.tokenizer(plain, add_special_tokens=False)["input_ids"]
+            self._known = dict(zip(plain, found, strict=True))
+        try:
+            yield
+        finally:
+            self._known = {}
 
     @cached_property
     def _own(self) -> re.Pattern[str]:
