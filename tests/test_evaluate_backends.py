@@ -1,5 +1,6 @@
 """Backends: the same tokens everywhere, nothing asked twice, errors that say what to do."""
 
+import asyncio
 import sys
 import threading
 import time
@@ -166,29 +167,73 @@ def test_server_answers_at_once_with_retries_and_in_order():
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("mine", 0.0, 4)
 
 
-def test_server_that_fails_keeps_what_it_answered(tmp_path):
-    store = Store(tmp_path, "answers")
+@pytest.fixture
+def no_pause(monkeypatch):
+    monkeypatch.setattr("trueline.evaluation.backends.flight.PAUSE", 0.001)
+
+
+def test_a_request_that_fails_is_an_answer_that_says_so(tmp_path, no_pause):
+    """Refused for good it is never asked again; what may pass is, the next time."""
+    refused, busy = REQUESTS[-1].prompt[-1].content, REQUESTS[0].prompt[-1].content
 
     def reply(messages):
-        return 400 if messages[-1]["content"] == "help" else "yes"
+        said = messages[-1]["content"]
+        return 400 if said == refused else 503 if said == busy else "yes"
 
     with chat_server(reply) as server:
-        backend = open_backend("mine", base_url=server.url, concurrency=1)
-        with pytest.raises(UserError, match="answers so far are kept") as failed:
-            ask(backend, REQUESTS, Decoding(4), store)
-        assert "\n" not in str(failed.value)
-        assert len(Store(tmp_path, "answers")) == 3
-        server.reply = lambda messages: "no"
+        backend = open_backend("mine", base_url=server.url, concurrency=2, retries=2)
         said = ask(backend, REQUESTS, Decoding(4), Store(tmp_path, "answers"))
-    assert [a.text for a in said] == ["yes", "yes", "yes", "no"]
-    assert len(server.requests) == 5
+        assert [bool(answer.failed) for answer in said] == [True, False, False, True]
+        assert (said[0].failed[:3], said[0].retry) == ("503", True)
+        assert (said[3].failed[:3], said[3].retry) == ("400", False)
+        assert len(server.requests) == 2 + 1 + 3
+        server.reply = lambda messages: "no"
+        again = ask(backend, REQUESTS, Decoding(4), Store(tmp_path, "answers"))
+        assert len(server.requests) == 6 + 1
+    assert [a.text for a in again] == ["no", "yes", "yes", ""]
+    assert again[3] == said[3]
 
 
-def test_server_timeout_is_one_line():
-    with chat_server(lambda messages: time.sleep(1) or "late") as server:
+def test_while_some_wait_others_are_asked(no_pause, monkeypatch):
+    """Slow and failing requests keep no place: two of ten time out and the rest is answered."""
+    slow = {"3", "7"}
+
+    def reply(messages):
+        if messages[-1]["content"] in slow:
+            time.sleep(0.5)
+        return "yes"
+
+    requests = [Request((Message("user", str(i)),)) for i in range(10)]
+    with chat_server(reply) as server:
+        backend = open_backend("m", base_url=server.url, concurrency=4, timeout=0.2, retries=1)
+        done = []
+        answers = backend(requests, Decoding(4), on_answer=lambda i, answer: done.append(i))
+    assert {str(i) for i, answer in enumerate(answers) if answer.failed} == slow
+    assert {answers[3].failed.split(":")[0], answers[7].retry} == {"APITimeoutError", True}
+    assert set(done[-2:]) == {3, 7}
+
+
+def test_a_server_that_answers_nothing_stops_the_work(no_pause):
+    with chat_server(lambda messages: time.sleep(0.5) or "late") as server:
         backend = open_backend("mine", base_url=server.url, timeout=0.05, retries=0)
-        with pytest.raises(UserError, match="APITimeoutError"):
-            backend(REQUESTS[:1], Decoding(4))
+        with pytest.raises(
+            UserError, match=r"answered none of 4 requests.*APITimeoutError"
+        ) as told:
+            backend(REQUESTS, Decoding(4))
+        assert "\n" not in str(told.value)
+    with chat_server(lambda messages: 404) as server:
+        backend = open_backend("mine", base_url=server.url, concurrency=1)
+        with pytest.raises(UserError, match="refuses model 'mine': 404"):
+            backend(REQUESTS, Decoding(4))
+        assert len(server.requests) == 1
+
+
+def test_a_server_is_asked_from_within_a_running_loop_too():
+    async def notebook():
+        return open_backend("mine", base_url=server.url)(REQUESTS[:1], Decoding(4))
+
+    with chat_server(lambda messages: "yes") as server:
+        assert asyncio.run(notebook())[0].text == "yes"
 
 
 def test_server_prefill_and_plain_text():

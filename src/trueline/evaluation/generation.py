@@ -37,6 +37,9 @@ class Generation:
         answer: prefill and text as one string, as a reader or a judge sees it.
         ids: the new tokens' ids where the backend knows them; the text may not encode back to
             them. They are no part of what makes two answers equal.
+        failed: why there is no answer (a server refused the request, or did not answer); ``""``
+            where there is one.
+        retry: whether what failed may pass when it is asked again.
     """
 
     text: str
@@ -45,6 +48,8 @@ class Generation:
     prefill: str = ""
     answer: str = ""
     ids: tuple[int, ...] = field(default=(), compare=False, repr=False)
+    failed: str = ""
+    retry: bool = False
 
 
 OnAnswer: TypeAlias = Callable[[int, Generation], None]

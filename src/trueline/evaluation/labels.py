@@ -20,6 +20,8 @@ INCOHERENT, ECHO, OFF_TOPIC, CUT, EMPTY = "incoherent", "echo", "off topic", "cu
 ANSWERS = (COMPLIANCE, PARTIAL, REFUSAL)
 NO_ANSWER = (INCOHERENT, ECHO, OFF_TOPIC, CUT, EMPTY)
 LABELS = (*ANSWERS, *NO_ANSWER)
+FAILED = "failed request"
+"""Where a server gave no answer at all: nothing is known of the model, and no rate counts it."""
 
 _WORDS = {
     **{label: label for label in LABELS},

@@ -90,13 +90,16 @@ def ask(
     """An answer to every request: those in ``store`` are read, the rest generated and kept.
 
     An answer's key is the backend's facts, what the model reads (its token ids) and the decoding
-    settings, and nothing else.
+    settings, and nothing else. A request that failed is kept with its reason; one that may pass
+    is asked again the next time.
 
     Raises:
         UserError: the backend gave another number of answers than it was asked for.
     """
     facts, how = dict(backend.facts), decoding.facts
     keys = [digest([facts, how, backend.key(request)]) for request in requests]
+
+    store.forget(lambda row: bool(row.get("retry")))
 
     def work(indices: list[int], keep: Any) -> None:
         def on_answer(position: int, answer: Generation) -> None:
@@ -117,4 +120,6 @@ def ask(
 def _row(answer: Generation) -> dict[str, Any]:
     row = asdict(answer)
     del row["ids"]
+    if not answer.failed:
+        del row["failed"], row["retry"]
     return row

@@ -1,23 +1,34 @@
-"""Any OpenAI-compatible server, through the `openai` client: retries, timeouts, many at once."""
+"""Any OpenAI-compatible server, through the `openai` client: as many requests under way as allowed,
+failures as answers that say so.
+
+What may pass (429, 5xx, a time-out, a lost connection) is asked again after a growing pause, while
+others take its place. What does not pass, or a server refuses, is an answer with its reason.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from trueline.errors import UserError
 from trueline.evaluation.backends.base import Decoding, Request
+from trueline.evaluation.backends.flight import Queue, Told, run
 from trueline.evaluation.generation import Generation, OnAnswer
 from trueline.prompts import Progress
+
+PASSING = {408, 409, 425, 429}
+"""Statuses below 500 that may pass."""
+FOR_ALL = {401, 404, 405}
+"""Statuses that say nothing of one request: a wrong key, model or address."""
 
 
 class ServerBackend:
     """A chat model behind ``base_url``.
 
-    Rate limits, timeouts and server errors are tried again with growing pauses; what fails after
-    that stops the evaluation, and the answers so far are kept.
+    A request that the server refuses, or that fails ``retries`` times again, has an answer with
+    ``failed``. Where nothing at all is answered, the first failures stop the work.
 
     Args:
         model: the server's name for the model.
@@ -56,16 +67,14 @@ class ServerBackend:
         key = os.environ.get(api_key_env)
         if base_url is None and not key:
             raise UserError(f"give base_url=..., or put a key into the variable {api_key_env}")
-        self._errors = openai
-        self._client = openai.OpenAI(
-            base_url=base_url, api_key=key or "none", timeout=timeout, max_retries=retries
-        )
+        if concurrency < 1:
+            raise UserError(f"concurrency must be at least 1, got {concurrency}")
+        self._openai = openai
+        self._how = {"base_url": base_url, "api_key": key or "none", "timeout": timeout}
+        self.base_url = str(openai.OpenAI(**self._how).base_url)
         self.model, self.concurrency, self.continues = model, concurrency, continues
-        self.facts = {
-            "backend": "openai",
-            "model": model,
-            "base_url": str(self._client.base_url),
-        }
+        self.retries = retries
+        self.facts = {"backend": "openai", "model": model, "base_url": self.base_url}
 
     def key(self, request: Request) -> list[dict[str, str]]:
         return self._messages(request)
@@ -93,52 +102,96 @@ class ServerBackend:
         progress: Progress | None = None,
         on_answer: OnAnswer | None = None,
     ) -> list[Generation]:
-        messages = [self._messages(request) for request in requests]
-        answers: list[Generation | None] = [None] * len(requests)
-        done = 0
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            jobs = {
-                pool.submit(self._one, messages[i], request.prefill, decoding): i
-                for i, request in enumerate(requests)
-            }
-            try:
-                for job in as_completed(jobs):
-                    index = jobs[job]
-                    answers[index] = answer = job.result()
-                    done += 1
-                    if on_answer is not None:
-                        on_answer(index, answer)
-                    if progress is not None:
-                        progress(done, len(requests))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return [answer for answer in answers if answer is not None]
+        bodies = [self._body(request, decoding) for request in requests]
+        pass_on = Told(requests, on_answer, progress)
+        run(lambda: self._all(bodies, pass_on))
+        return pass_on.answers
 
-    def _one(self, messages: list[dict[str, str]], prefill: str, decoding: Decoding) -> Generation:
-        extra: dict[str, Any] = {}
-        if prefill:
-            extra = {"continue_final_message": True, "add_generation_prompt": False}
+    async def _all(self, bodies: Sequence[dict[str, Any]], told: Told) -> None:
+        """Everything, ``concurrency`` requests under way at any time."""
+        todo = Queue(len(bodies))
+        how = {**self._how, "max_retries": 0}
+        async with self._openai.AsyncOpenAI(**how) as client:
+
+            async def work() -> None:
+                while (taken := await todo.take()) is not None:
+                    index, attempt = taken
+                    prefill = told.requests[index].prefill
+                    answer, wait = await self._one(client, bodies[index], prefill)
+                    if answer.retry and attempt < self.retries:
+                        todo.again(index, attempt + 1, wait)
+                        continue
+                    told(index, answer)
+                    todo.done()
+                    if not told.good and told.failed >= min(len(bodies), max(self.concurrency, 8)):
+                        raise UserError(self._nothing(told))
+
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self.concurrency, len(bodies))):
+                    group.create_task(work())
+
+    def _nothing(self, told: Told) -> str:
+        reason, count = told.reasons.most_common(1)[0]
+        return (
+            f"the server at {self.base_url} answered none of {told.failed} requests for model "
+            f"{self.model!r}; {count} times: {reason}"
+        )
+
+    def _body(self, request: Request, decoding: Decoding) -> dict[str, Any]:
+        extra = {"continue_final_message": True, "add_generation_prompt": False}
+        return {
+            "model": self.model,
+            "messages": self._messages(request),
+            "max_tokens": decoding.max_new_tokens,
+            "temperature": decoding.temperature,
+            "seed": decoding.seed if decoding.temperature else None,
+            "extra_body": extra if request.prefill else None,
+        }
+
+    async def _one(
+        self, client: Any, body: dict[str, Any], prefill: str
+    ) -> tuple[Generation, float]:
+        """One attempt, and how many seconds the server asks to wait before another.
+
+        Raises:
+            UserError: a wrong key, model or address, which no request of all would pass.
+        """
+        errors = self._openai
         try:
-            reply = self._client.chat.completions.create(
-                model=self.model,
-                messages=messages,
-                max_tokens=decoding.max_new_tokens,
-                temperature=decoding.temperature,
-                seed=decoding.seed if decoding.temperature else None,
-                extra_body=extra or None,
-            )
-        except self._errors.APIError as error:
-            where = self._client.base_url
-            raise UserError(
-                f"the server at {where} failed for model {self.model!r}: "
-                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; "
-                "answers so far are kept, the same command goes on"
-            ) from error
+            reply = await client.chat.completions.create(**body)
+        except errors.APIStatusError as error:
+            reason = f"{error.status_code} {_first_line(error)}"
+            if error.status_code in FOR_ALL:
+                raise UserError(
+                    f"the server at {self.base_url} refuses model {self.model!r}: {reason}; "
+                    "answers so far are kept, the same command goes on"
+                ) from None
+            passing = error.status_code in PASSING or error.status_code >= 500
+            return _failed(reason, prefill, retry=passing), _asked_to_wait(error)
+        except errors.APIError as error:  # a time-out, a lost connection, a reply that is none
+            return _failed(
+                f"{type(error).__name__}: {_first_line(error)}", prefill, retry=True
+            ), 0.0
         if not reply.choices:
-            raise UserError(f"the server at {self._client.base_url} sent a reply without choices")
+            return _failed("a reply without choices", prefill, retry=True), 0.0
         choice = reply.choices[0]
         text = choice.message.content or ""
         used = reply.usage.completion_tokens if reply.usage else 0
         finished = choice.finish_reason != "length"
-        return Generation(text, used, finished, prefill, prefill + text)
+        return Generation(text, used, finished, prefill, prefill + text), 0.0
+
+
+def _failed(reason: str, prefill: str, *, retry: bool) -> Generation:
+    return Generation("", 0, True, prefill, prefill, failed=reason, retry=retry)
+
+
+def _asked_to_wait(error: Any) -> float:
+    """What the server says in its header, in seconds; at most a minute is heeded."""
+    try:
+        return min(max(float(error.response.headers.get("retry-after", 0)), 0.0), 60.0)
+    except ValueError:  # a date
+        return 0.0
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200]

@@ -12,7 +12,7 @@ from trueline.evaluation.harness.cases import Case, Watch
 from trueline.evaluation.harness.setup import Setup
 from trueline.evaluation.harness.store import Store, complete, digest
 from trueline.evaluation.judges.asking import AskingJudge
-from trueline.evaluation.judges.base import Judge, Verdict, checked
+from trueline.evaluation.judges.base import Judge, Verdict, checked, not_asked
 from trueline.evaluation.judges.kldo import TwoStageJudge
 
 CHUNK = 64
@@ -40,11 +40,31 @@ def judge_cases(
     if isinstance(judge, TwoStageJudge):
         return _in_two_stages(setup, label, judge, cases, stores, watch)
     answers = _answers(setup, cases, setup.decoding, stores, watch)
-    verdicts = _verdicts(label, judge, cases, answers, stores, watch)
+    return _judged(label, judge, cases, answers, stores, watch)
+
+
+def _judged(
+    label: str,
+    judge: Judge,
+    cases: Sequence[Case],
+    answers: Sequence[Generation],
+    stores: Stores,
+    watch: Watch,
+) -> list[Judged]:
+    """Each answer with its verdict; a request without an answer has none."""
+    at = [i for i, answer in enumerate(answers) if not answer.failed]
+    given = [answers[i] for i in at]
+    verdicts = iter(_verdicts(label, judge, [cases[i] for i in at], given, stores, watch))
     return [
-        Judged(case, answer, verdict, not answer.finished)
-        for case, answer, verdict in zip(cases, answers, verdicts, strict=True)
+        _unanswered(case, answer)
+        if answer.failed
+        else Judged(case, answer, next(verdicts), not answer.finished)
+        for case, answer in zip(cases, answers, strict=True)
     ]
+
+
+def _unanswered(case: Case, answer: Generation) -> Judged:
+    return Judged(case, answer, not_asked(answer.failed), False)
 
 
 def _in_two_stages(
@@ -56,18 +76,17 @@ def _in_two_stages(
     watch: Watch,
 ) -> list[Judged]:
     first = _answers(setup, cases, Decoding(judge.short), stores, watch)
-    glance = judge.first([c.item.text for c in cases], [a.answer for a in first])
-    # a refusal is cut at the glance by design, so it does not count as truncated
-    judged = [
-        Judged(case, answer, verdict, False)
-        for case, answer, verdict in zip(cases, first, glance, strict=True)
-    ]
-    at = judge.passed(glance)
+    judged = [_unanswered(case, answer) for case, answer in zip(cases, first, strict=True)]
+    there = [i for i, answer in enumerate(first) if not answer.failed]
+    glance = judge.first([cases[i].item.text for i in there], [first[i].answer for i in there])
+    for i, verdict in zip(there, glance, strict=True):
+        # a refusal is cut at the glance by design, so it does not count as truncated
+        judged[i] = Judged(cases[i], first[i], verdict, False)
+    at = [there[i] for i in judge.passed(glance)]
     rest = [cases[i] for i in at]
     long = _answers(setup, rest, Decoding(judge.long), stores, watch)
-    verdicts = _verdicts(label, judge.late, rest, long, stores, watch)
-    for i, answer, verdict in zip(at, long, verdicts, strict=True):
-        judged[i] = Judged(cases[i], answer, verdict, not answer.finished)
+    for i, one in zip(at, _judged(label, judge.late, rest, long, stores, watch), strict=True):
+        judged[i] = one
     return judged
 
 

@@ -142,7 +142,7 @@ def _rows(label: str, judge: Judge, judged: Judged) -> Iterator[Judgement]:
                 harmful=case.item.harmful,
                 group=case.item.group,
                 truncated=judged.truncated,
-                empty=not judged.answer.text.strip(),
+                empty=not (judged.answer.failed or judged.answer.text.strip()),
                 unparsable=verdict.unparsable,
                 score=verdict.score,
                 label=verdict.kind,

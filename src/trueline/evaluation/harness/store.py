@@ -59,7 +59,9 @@ class Store:
             UserError: a line in the middle of a file is broken.
         """
         for path in sorted(self.folder.glob(f"{self.name}*.jsonl")):
-            self._rows.update(_read(path))
+            for key, row in _read(path):
+                if not (row.get("failed") and key in self._rows):
+                    self._rows[key] = row
 
     def __contains__(self, key: str) -> bool:
         return key in self._rows
@@ -69,6 +71,10 @@ class Store:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def forget(self, which: Callable[[Row], bool]) -> None:
+        """Rows to be done again; what is added for them takes their place."""
+        self._rows = {key: row for key, row in self._rows.items() if not which(row)}
 
     def add(self, key: str, row: Mapping[str, Any]) -> None:
         """Keep a row, in memory and on disk."""

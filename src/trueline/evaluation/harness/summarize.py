@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from trueline.evaluation.harness.broken import kinds_of, no_longer_answers
 from trueline.evaluation.harness.log import Judgement
 from trueline.evaluation.harness.run import Evaluation
+from trueline.evaluation.labels import FAILED
 from trueline.results import Finding, Metric
 from trueline.runs.record import Key, Run
 from trueline.stats import agreement, clustered_rate, mean_metric, rate
@@ -19,6 +20,8 @@ TITLES = {"asr": "attack success", "over_refusal": "over-refusal", "utility": "g
 
 TRUNCATED, EMPTY, UNPARSABLE = 0.05, 0.05, 0.02
 """Shares from which on a finding advises to do something about them."""
+
+FAILED_REQUESTS = "failed requests"
 
 Rows: TypeAlias = Sequence[Judgement]
 
@@ -78,6 +81,7 @@ def _quality(rows: Rows) -> list[Metric]:
         rate("truncated answers", [r.truncated for r in answers]),
         rate("empty answers", [r.empty for r in answers]),
         rate("unparsable verdicts", [r.unparsable for r in answers]),
+        rate(FAILED_REQUESTS, [r.label == FAILED for r in answers]),
         *kinds_of(list(answers)),
     ]
 
@@ -103,7 +107,7 @@ def _agreements(rows: Rows, seed: int) -> Iterator[Finding]:
 
 
 def _advice(quality: Sequence[Metric]) -> str:
-    truncated, empty, unparsable = quality[:3]
+    truncated, empty, unparsable, failed = quality[:4]
     advice = []
     if (empty.value or 0) > EMPTY:
         advice.append(
@@ -119,6 +123,11 @@ def _advice(quality: Sequence[Metric]) -> str:
         advice.append(
             f"{unparsable} of the verdicts make no sense and are left out of the rates: look at "
             "the judge's prompt and model."
+        )
+    if failed.value:
+        advice.append(
+            f"{failed} of the requests got no answer and are left out of the rates; the same "
+            "command asks again what may pass."
         )
     return " ".join(advice)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trueline.evaluation.backends import Backend, Decoding, Request
@@ -60,6 +60,8 @@ class AskingJudge:
 
     def verdict(self, reply: Generation) -> Verdict:
         """What a reply means; unread where it had to be whole and was cut off."""
+        if reply.failed:
+            return replace(unparsable(""), why=f"the judge was not reached: {reply.failed}")
         if self.whole and not reply.finished:
             return unparsable(reply.answer)
         return self.read(reply.answer)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from trueline.errors import UserError
-from trueline.evaluation.labels import happened
+from trueline.evaluation.labels import FAILED, happened
 from trueline.evaluation.plugins import Plugin, register
 from trueline.registry import Registry
 
@@ -66,6 +66,11 @@ class Verdict:
 def unparsable(raw: str) -> Verdict:
     """The verdict of a judge whose words make no sense: the answer counts as unread."""
     return Verdict("unread", unparsable=True, raw=raw, why="the judge's reply holds no verdict")
+
+
+def not_asked(reason: str) -> Verdict:
+    """The verdict on a request that got no answer: none."""
+    return Verdict(FAILED, kind=FAILED, why=reason, sure=True)
 
 
 def verdict_of(kind: str, why: str, **more: Any) -> Verdict:

@@ -53,9 +53,20 @@ class UtilityContext:
     def ask(
         self, backend: Backend, requests: Sequence[Request], decoding: Decoding, title: str
     ) -> list[Generation]:
-        """Answers of the model or of a judge, kept as they come."""
+        """Answers of the model or of a judge, kept as they come.
+
+        Raises:
+            UserError: a request got no answer: a mean over the others would be of other questions.
+        """
         store = Store(self.cache, "answers", rank())
-        return ask(backend, requests, decoding, store, progress=self.watch(title))
+        answers = ask(backend, requests, decoding, store, progress=self.watch(title))
+        failed = [answer.failed for answer in answers if answer.failed]
+        if failed:
+            raise UserError(
+                f"{title}: {len(failed)} of {len(answers)} requests got no answer ({failed[0]}); "
+                "answers so far are kept, and the same command asks again what may pass"
+            )
+        return answers
 
 
 Measurement: TypeAlias = Callable[[UtilityContext], Finding]
