@@ -1,6 +1,8 @@
 """Backends: the same tokens everywhere, nothing asked twice, errors that say what to do."""
 
 import asyncio
+import copy
+import os
 import sys
 import threading
 import time
@@ -8,12 +10,15 @@ import types
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from evaluate_server import chat_server
 from tiny import tiny_llama, tiny_tokenizer
 from trueline.errors import UserError
 from trueline.evaluation.backends import Decoding, Request, ScriptedBackend, ask, open_backend
 from trueline.evaluation.backends.local import TransformersBackend
+from trueline.evaluation.backends.vllm import own_devices
 from trueline.evaluation.generation import Generation
 from trueline.evaluation.harness.store import Store, complete, digest
 from trueline.files import mend
@@ -257,7 +262,8 @@ def test_server_prefill_and_plain_text():
 
 @pytest.fixture
 def fake_vllm(monkeypatch):
-    """A module with vLLM's two classes, answering with the transformers model."""
+    """A module with what is called of vLLM, answering with the transformers model; of the requests
+    that are under way the last one is done first."""
     calls = []
 
     class SamplingParams:
@@ -266,29 +272,44 @@ def fake_vllm(monkeypatch):
 
     class LLM:
         def __init__(self, model, **options):
-            from transformers import AutoModelForCausalLM
-
-            calls.append(options)
+            calls.append({"model": model, **options})
             self.model = AutoModelForCausalLM.from_pretrained(model)
+            self.llm_engine = self
+            self.under_way = []
 
-        def generate(self, prompts, params, use_tqdm=True):
-            calls.append((prompts, params))
-            outputs = []
-            for prompt in prompts:
-                ids = torch.tensor([prompt["prompt_token_ids"]])
-                made = self.model.generate(
-                    ids, attention_mask=torch.ones_like(ids), do_sample=False,
-                    max_new_tokens=params.max_tokens, eos_token_id=params.stop_token_ids,
-                    pad_token_id=3,
-                )[0, ids.shape[1] :].tolist()  # fmt: skip
-                ended = "stop" if made[-1] in params.stop_token_ids else "length"
-                output = types.SimpleNamespace(token_ids=tuple(made), finish_reason=ended)
-                outputs.append(types.SimpleNamespace(outputs=[output]))
-            return outputs
+        def add_request(self, id, prompt, params, lora_request=None):
+            calls.append((prompt["prompt_token_ids"], params))
+            model = self.model
+            if lora_request is not None:
+                model = PeftModel.from_pretrained(copy.deepcopy(model), lora_request.lora_path)
+            self.under_way.append((id, prompt, params, model))
 
-    module = types.ModuleType("vllm")
-    module.LLM, module.SamplingParams = LLM, SamplingParams
+        def has_unfinished_requests(self):
+            return bool(self.under_way)
+
+        def step(self):
+            id, prompt, params, model = self.under_way.pop()
+            ids = torch.tensor([prompt["prompt_token_ids"]])
+            made = model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False,
+                max_new_tokens=params.max_tokens, eos_token_id=params.stop_token_ids,
+                pad_token_id=3,
+            )[0, ids.shape[1] :].tolist()  # fmt: skip
+            ended = "stop" if made[-1] in params.stop_token_ids else "length"
+            output = types.SimpleNamespace(token_ids=tuple(made), finish_reason=ended)
+            waiting = types.SimpleNamespace(request_id="0", finished=False, outputs=[])
+            done = types.SimpleNamespace(request_id=id, finished=True, outputs=[output])
+            return [waiting, done]
+
+    class LoRARequest:
+        def __init__(self, name, number, path):
+            self.lora_path = path
+
+    module, lora = types.ModuleType("vllm"), types.ModuleType("vllm.lora.request")
+    module.LLM, module.SamplingParams, lora.LoRARequest = LLM, SamplingParams, LoRARequest
     monkeypatch.setitem(sys.modules, "vllm", module)
+    monkeypatch.setitem(sys.modules, "vllm.lora", types.ModuleType("vllm.lora"))
+    monkeypatch.setitem(sys.modules, "vllm.lora.request", lora)
     return calls
 
 
@@ -298,15 +319,50 @@ def test_vllm_gets_our_token_ids_and_answers_as_transformers_does(tmp_path, fake
     backend = open_backend(str(tmp_path), "vllm", dtype="float32")
     local = open_backend(str(tmp_path), dtype="float32")
     requests = [*REQUESTS, Request(REQUESTS[0].prompt, "because the sky")]
-    told = []
-    answers = backend(requests, Decoding(6), progress=lambda *at: told.append(at))
+    told, kept = [], {}
+    answers = backend(
+        requests, Decoding(6), progress=lambda *at: told.append(at), on_answer=kept.__setitem__
+    )
     assert answers == local(requests, Decoding(6))
-    prompts, params = fake_vllm[-1]
-    assert [p["prompt_token_ids"] for p in prompts] == [local.key(r) for r in requests]
+    assert [kept[i] for i in range(5)] == answers
+    assert list(kept) == [4, 3, 2, 1, 0]  # each as soon as it is there
+    assert told == [(i, 5) for i in range(1, 6)]
+    assert [ids for ids, _ in fake_vllm[1:]] == [local.key(r) for r in requests]
+    params = fake_vllm[-1][1]
     assert (params.temperature, params.seed, params.stop_token_ids) == (0.0, None, [2])
-    assert told == [(5, 5)]
     assert backend.facts["backend"] == "vllm"
     assert backend.facts != local.facts
+
+
+def test_vllm_runs_an_adapter_over_its_base(tmp_path, fake_vllm):
+    tiny_llama().save_pretrained(tmp_path / "base")
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"]))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=9)
+    adapted.save_pretrained(tmp_path / "adapter")
+    backend = open_backend(str(tmp_path / "adapter"), "vllm", dtype="float32")
+    local = open_backend(str(tmp_path / "adapter"), dtype="float32")
+    plain = open_backend(str(tmp_path / "base"), dtype="float32")
+    answers = backend(REQUESTS, Decoding(6))
+    assert answers == local(REQUESTS, Decoding(6)) != plain(REQUESTS, Decoding(6))
+    assert fake_vllm[0]["model"] == str(tmp_path / "base")
+    assert (fake_vllm[0]["enable_lora"], fake_vllm[0]["max_lora_rank"]) == (True, 2)
+    assert backend.facts["base"] != backend.facts["model"]
+
+
+def test_each_process_has_devices_of_its_own(monkeypatch):
+    for name, value in {"WORLD_SIZE": "3", "LOCAL_RANK": "1", "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    own_devices(2)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "6,7"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="needs 2 devices of its own"):
+        own_devices(2)
 
 
 def test_missing_extras_say_what_to_install(monkeypatch):
