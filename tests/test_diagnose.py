@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from tiny import pair_rows, tiny_llama, tiny_tokenizer
 from trueline import AlignmentConfig, AlignmentTrainer
 from trueline.cli.diagnose import app
-from trueline.data import load_examples
+from trueline.data import Mapped, load_examples
 from trueline.data.chat import as_chat
 from trueline.data.split import split_by_prompt
 from trueline.diagnostics import ranking, verdict, verdict_finding
@@ -397,8 +397,8 @@ def a_run(root, name, **changes):
 
 def held_out(root):
     """The pairs that a training with the run's configuration would not have seen."""
-    rows = [as_chat(example) for example in load_examples(root / "pairs.jsonl")]
-    return split_by_prompt(rows, 0.4, 7)[1]
+    rows = Mapped(load_examples(root / "pairs.jsonl"), as_chat, "as_chat")
+    return list(split_by_prompt(rows, 0.4, 7)[1])
 
 
 def test_a_run_is_read_measured_judged_and_kept(folder):
@@ -516,8 +516,8 @@ def test_alignment_separates_and_closes_the_gap_as_beta_and_loss_say(tmp_path):
     sandbox = build_sandbox(tmp_path / "sandbox", size="demo")
     tokenizer = AutoTokenizer.from_pretrained(sandbox.model_dir)
     load = lambda: AutoModelForCausalLM.from_pretrained(sandbox.model_dir)  # noqa: E731
-    rows = [as_chat(example) for example in load_examples(sandbox.compliance_refusal)]
-    train, test = split_by_prompt(rows, 0.2, 0)
+    rows = Mapped(load_examples(sandbox.compliance_refusal), as_chat, "as_chat")
+    train, test = map(list, split_by_prompt(rows, 0.2, 0))
 
     def aligned(beta, epochs):
         trainer = AlignmentTrainer(

@@ -317,15 +317,43 @@ def test_cache_is_reused_and_a_damaged_shard_recomputed(tmp_path, caplog):
     first.cache.flush()
     (shard,) = tmp_path.glob("*.safetensors")
     again = Reference(Scorer(model), ReferenceCache(tmp_path))
-    assert again.missing(trees) == []
+    assert len(again.missing_at(trees)) == 0
     assert torch.equal(again(trees), truth)
     data = bytearray(shard.read_bytes())
     data[-3] ^= 1
     shard.write_bytes(data)
     repaired = Reference(Scorer(model), ReferenceCache(tmp_path))
     assert "damaged" in caplog.text
-    assert len(repaired.missing(trees)) == len(trees)
+    assert len(repaired.missing_at(trees)) == len(trees)
     torch.testing.assert_close(repaired(trees), truth)
+
+
+def test_an_index_of_many_sums_is_read_instead_of_shards(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("trueline.training.reference.INDEXED", 8)
+    monkeypatch.setattr("trueline.training.reference.SHARD_ROWS", 5)
+    keys = [bytes([i % 7, i]) * 8 for i in range(40)]  # many share one half
+
+    def fill(numbers):
+        cache = ReferenceCache(tmp_path)
+        for i in numbers:
+            cache.add(keys[i], np.full(3, -i, dtype=np.float32))
+        cache.exchange()
+
+    fill(range(20))
+    fill(range(15, 33))  # the second time the index holds both
+    monkeypatch.setattr(ReferenceCache, "_read", None)
+    cache = ReferenceCache(tmp_path)
+    assert isinstance(cache._sums.parts[0], np.memmap)
+    assert {i: cache[keys[i]] for i in range(33)} == {i: -3.0 * i for i in range(33)}
+    assert len(cache) == 33
+    assert keys[33] not in cache
+    monkeypatch.undo()
+    index = tmp_path / "index.npy"
+    data = bytearray(index.read_bytes())
+    data[-3] ^= 1
+    index.write_bytes(data)
+    assert ReferenceCache(tmp_path)[keys[32]] == -96.0
+    assert "is not used" in caplog.text
 
 
 WRITER = """
@@ -360,10 +388,15 @@ def test_kto_keeps_no_copy_and_runs_no_reference_in_the_loop(tmp_path, monkeypat
     run = trainer(tmp_path, loss_type="kto", num_train_epochs=2, eval_dataset=pair_rows(5))
     assert run.reference.scorer is run.scorer
     fill, calls = run.reference.fill, []
-    monkeypatch.setattr(run.reference, "fill", lambda *args: (calls.append(1), fill(*args)))
+
+    def counted(*args):
+        calls.append(run.state.global_step)
+        fill(*args)
+
+    monkeypatch.setattr(run.reference, "fill", counted)
     run.train()
     run.evaluate()
-    assert len(calls) == 1, "once, before the first step"
+    assert set(calls) == {0}, "all of it before the first step"
 
 
 def test_micro_batches_by_tokens_give_the_same_update(tmp_path):

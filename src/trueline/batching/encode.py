@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -76,7 +78,6 @@ class Encoder:
         self.max_length, self.max_prompt_length = max_length, max_prompt_length
         self.truncation_mode = truncation_mode
         self.told = Told(allowed=allow_control_tokens)
-        self.counts = self.told.counts
 
     def __call__(self, example: Example) -> TokenTree:
         """The example's prompt and all its completions. Labels are filled in by a view.
@@ -102,6 +103,28 @@ class Encoder:
                 with named(example):
                     trees.append(self._fitted(example, one))
         return trees
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What it was made with, but for the tokenizer."""
+        return {
+            "max_length": self.max_length,
+            "max_prompt_length": self.max_prompt_length,
+            "truncation_mode": self.truncation_mode,
+            "allow_control_tokens": self.told.allowed,
+            "append_eos": self.append_eos,
+        }
+
+    def fresh(self) -> Encoder:
+        """The same encoder with nothing told yet."""
+        other = copy.copy(self)
+        other.told = Told(allowed=self.told.allowed)
+        return other
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What happened to the rows so far, counted."""
+        return self.told.counts
 
     def said(self) -> list[str]:
         """What became of the rows so far, in sentences; nothing where all went in as they are."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from trueline.batching.trees import TokenTree
 from trueline.prompts import Renderer
@@ -31,6 +32,16 @@ class Told:
         self.rows = 0
         self.counts: Counter[str] = Counter()
         self.spelled: Counter[str] = Counter()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready data; :meth:`take` reads it."""
+        return {"rows": self.rows, "counts": dict(self.counts), "spelled": dict(self.spelled)}
+
+    def take(self, told: Mapping[str, Any]) -> None:
+        """Add what was told of other rows."""
+        self.rows += int(told["rows"])
+        self.counts.update(told["counts"])
+        self.spelled.update(told["spelled"])
 
     def spells(self, renderer: Renderer, example: Example) -> None:
         """Count the control tokens that a row's text spells."""

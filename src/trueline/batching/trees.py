@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
@@ -65,6 +66,15 @@ class TokenTree:
             branches=tuple(self.branches[i] for i in branches),
             desirable=tuple(self.desirable[i] for i in branches),
         )
+
+
+def completion_key(prompt: Ids, branch: Branch) -> bytes:
+    """16 bytes that identify a prompt, a completion and its mask by their content."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(len(prompt).to_bytes(8, "little"))
+    for part in (prompt.astype(np.int32), branch.ids.astype(np.int32), branch.mask):
+        digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.digest()
 
 
 def within_budget(trees: Iterable[TokenTree], tokens: int) -> Iterator[list[TokenTree]]:

@@ -152,6 +152,9 @@ class AlignmentConfig(TrainingArguments):
         precompute_ref_log_probs: fill the reference cache before training. If False, values are
             computed in the step that first needs them.
         reference_cache: folder of the reference cache; ``"none"`` keeps values in memory only.
+        encoded_cache: folder where encoded rows are kept and found again; ``"none"`` keeps them in
+            memory. Up to 4,096 rows are never kept.
+        dataset_num_proc: processes that encode rows at once; 1 unless given.
         disable_dropout: train without dropout in the base model, as preference losses assume.
         share_prompts: compute a prompt shared by several completions once; exact.
         max_tokens_per_micro_batch: cut micro-batches by tokens rather than by examples: what one
@@ -195,6 +198,8 @@ class AlignmentConfig(TrainingArguments):
     append_eos: bool = False
     precompute_ref_log_probs: bool = True
     reference_cache: str | None = None
+    encoded_cache: str | None = None
+    dataset_num_proc: int | None = None
     disable_dropout: bool = True
     share_prompts: bool = True
     max_tokens_per_micro_batch: int | None = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from itertools import chain, islice
 from os import PathLike, fspath
 from pathlib import Path
@@ -14,6 +16,7 @@ from trueline.data import forms
 from trueline.data.fields import reason
 from trueline.data.readers import DataError, Row
 from trueline.data.sources import Open, Source, data_files, open_source
+from trueline.files import checksum
 from trueline.records import Example, RecordError
 from trueline.registry import UnknownNameError
 
@@ -81,6 +84,16 @@ class Examples:
         self._known: dict[tuple[str, ...], list[str]] = {}
 
     @property
+    def name(self) -> Any:
+        """JSON-ready data that stands for the examples, whole and in order: the files' checksums
+        and how they are read. None where only the rows themselves can tell."""
+        if not self.files:
+            return None
+        form = None if self._form is None else self._form.name
+        how = {"form": form, "skip_bad": self._skip_bad, "limit": self._limit}
+        return [*([path.name, checksum(path)] for path in self.files), how, code()]
+
+    @property
     def form(self) -> forms.Form:
         """The rows' form: the one asked for, or the one the first row's columns tell."""
         if self._form is None:
@@ -128,6 +141,15 @@ class Examples:
                 return
         if not report.examples:
             raise _none_left(report)
+
+
+@cache
+def code() -> str:
+    """A digest of the modules that read rows: what another release, or an edit, reads anew."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _form_of(value: Any) -> forms.Form:

@@ -17,7 +17,7 @@ from trueline.terminal import console
 
 if TYPE_CHECKING:
     from trueline.config import DataArguments, RunConfig
-    from trueline.records import Example
+    from trueline.data import Examples, Mapped
     from trueline.training import AlignmentTrainer
 
 
@@ -89,10 +89,11 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
             "eval_strategy asks for evaluation and there is no held-out data; set test_size (a "
             "share of the prompts) or eval_dataset_name, or eval_strategy: 'no'"
         )
+    conversational = next(iter(train)).conversational
     tokenizer = load_tokenizer(run.model)
     model = load_model(run.model)
     reference = run.model.reference_model_name_or_path
-    if tokenizer.chat_template and not train[0].conversational:
+    if tokenizer.chat_template and not conversational:
         console.print(
             "note: the data is plain text, so the tokenizer's chat template is not applied; "
             "as_chat: true makes a conversation of it",
@@ -107,6 +108,9 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
         processing_class=tokenizer,
         peft_config=adapter,
     )
+    for source, trees in ((train, trainer.train_dataset), (test, trainer.eval_dataset)):
+        if source is not None and trainer.is_world_process_zero():
+            _say_read(source.source, trees.about)
     trainer.facts = {
         "command": "trueline align",
         **dataclasses.asdict(run.model),
@@ -209,7 +213,9 @@ def _output(run: RunConfig) -> Path:
     return Path(run.training.output_dir or "runs/align")
 
 
-def load_datasets(data: DataArguments, seed: int) -> tuple[list[Example], list[Example] | None]:
+def load_datasets(
+    data: DataArguments, seed: int
+) -> tuple[Examples | Mapped, Examples | Mapped | None]:
     """Train and, where there are any, held-out examples.
 
     Held-out rows come from ``eval_dataset_name``; else from a share of the prompts
@@ -229,14 +235,16 @@ def load_datasets(data: DataArguments, seed: int) -> tuple[list[Example], list[E
     if Path(data.dataset_name).is_file() or data.dataset_test_split == data.dataset_train_split:
         return train, None
     try:
-        return train, _read(data, data.dataset_name, data.dataset_test_split)
+        test = _read(data, data.dataset_name, data.dataset_test_split)
+        next(iter(test))  # the hub is asked only now
     except DataError as error:
         console.print(f"no held-out data: {error}", style="dim", highlight=False)
         return train, None
+    return train, test
 
 
-def _read(data: DataArguments, source: str, split: str) -> list[Example]:
-    from trueline.data import load_examples
+def _read(data: DataArguments, source: str, split: str) -> Examples | Mapped:
+    from trueline.data import Mapped, load_examples
     from trueline.data.chat import as_chat
 
     single = Path(source).is_file()  # which has no splits
@@ -248,10 +256,13 @@ def _read(data: DataArguments, source: str, split: str) -> list[Example]:
         form=data.dataset_form,
         limit=data.max_samples,
     )
-    rows = [as_chat(example) if data.as_chat else example for example in examples]
-    for reason, drop in examples.report.dropped.items():
-        places = ", ".join(drop.places)
-        console.print(f"dropped {drop.count} rows, {reason}: {places}", style="yellow")
-    if unread := ", ".join(examples.report.unread):
+    return Mapped(examples, as_chat, "as_chat") if data.as_chat else examples
+
+
+def _say_read(source: str | None, about: Mapping[str, Any]) -> None:
+    """What was left out when the rows were read, now or when they were encoded."""
+    for reason, drop in about.get("dropped", {}).items():
+        places = ", ".join(drop["places"])
+        console.print(f"dropped {drop['count']} rows, {reason}: {places}", style="yellow")
+    if unread := ", ".join(about.get("unread", {})):
         console.print(f"columns of {source} that are not read: {unread}", style="yellow")
-    return rows

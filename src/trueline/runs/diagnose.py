@@ -10,6 +10,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -279,4 +280,4 @@ def _examples(facts: Trained, *, given: bool, limit: int | None) -> tuple[list[E
             "again, or give --data)"
         ) from None
     rows = train if test is None else test
-    return rows[:limit], given or test is not None
+    return list(islice(rows, limit)), given or test is not None

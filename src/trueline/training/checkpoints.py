@@ -8,25 +8,22 @@ whole one, says which it passed over, and refuses another run's.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import logging
 import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from trueline.batching import TokenTree
 from trueline.errors import UserError
 from trueline.files import LOCK, fault, mend, read_json, seal, write_json
 from trueline.identity import Identity, May, freely, upwards
@@ -44,7 +41,8 @@ NO_PART = set(
     "output_dir per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
     "max_tokens_per_micro_batch activation_checkpointing activation_checkpointing_kwargs "
     "gradient_checkpointing gradient_checkpointing_kwargs torch_empty_cache_steps share_prompts "
-    "precompute_ref_log_probs reference_cache loss_type loss_weights beta label_smoothing "
+    "dataset_num_proc encoded_cache precompute_ref_log_probs reference_cache loss_type "
+    "loss_weights beta label_smoothing "
     "desirable_weight undesirable_weight simpo_gamma objective_options local_rank "
     "resume_from_checkpoint debug do_train do_eval do_predict disable_tqdm hub_token "
     "overwrite".split()
@@ -103,8 +101,8 @@ def identity(trainer: AlignmentTrainer, fingerprints: Mapping[str, str]) -> Iden
     return Identity.of(
         {
             "objective": {"name": spec.name, **dict(trainer.objective.options)},
-            "data": content(trainer.train_dataset),
-            "held-out data": {name: content(trees) for name, trees in parts.items() if trees},
+            "data": trainer.train_dataset.content,
+            "held-out data": {name: trees.content for name, trees in parts.items() if trees},
             "effective batch": plan.batch_size,
             "model": dict(fingerprints),
             "adapter": {name: _adapter_facts(config) for name, config in adapters.items()},
@@ -126,20 +124,6 @@ def _adapter_facts(config: Any) -> dict[str, Any]:
         for name, value in facts.items()
         if value is not None
     }
-
-
-def content(trees: Iterable[TokenTree]) -> str:
-    """32 hexadecimal digits of training data as the model sees it: tokens, masks, labels, order."""
-    digest = hashlib.blake2b(digest_size=16)
-    for tree in trees:
-        arrays = [tree.prompt, *(part for b in tree.branches for part in (b.ids, b.mask))]
-        if tree.reference_prompt is not None:
-            arrays.append(tree.reference_prompt)
-        head = [len(tree.branches), *map(int, tree.desirable), *map(len, arrays)]
-        digest.update(np.asarray(head, dtype=np.int64).tobytes())
-        for array in arrays:
-            digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 # --- on disk --------------------------------------------------------------------------------------

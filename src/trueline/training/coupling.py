@@ -69,6 +69,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def process() -> int:
+    """This process among them, 0 where nothing is distributed."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
 def gather(values: Tensor, sizes: Sequence[int] | None = None) -> tuple[Tensor, slice]:
     """All ranks' (n_r, k) float64 rows, rank by rank, and where this rank's rows are.
 

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -25,30 +25,26 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from trueline.batching import Branch, TokenTree, within_budget
+from trueline.batching import TokenTree, Trees, within_budget
+from trueline.batching.arrow import keys_of
 from trueline.errors import UserError
 from trueline.files import whole
 from trueline.scoring import TOKEN_BUDGET, Scorer, evaluating
-from trueline.training.coupling import everyones, world_size
+from trueline.training.coupling import everyones, process, world_size
+from trueline.training.sums import Sums
 
 log = logging.getLogger(__name__)
 
 SHARD_ROWS = 4096
 SHARD_SECONDS = 60.0
 """A shard is written after so many rows or seconds, whichever comes first: what a kill can lose."""
-
-
-def completion_key(prompt: np.ndarray[Any, Any], branch: Branch) -> bytes:
-    """16 bytes that identify a prompt, a completion and its mask by their content."""
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(len(prompt).to_bytes(8, "little"))
-    for part in (prompt.astype(np.int32), branch.ids.astype(np.int32), branch.mask):
-        digest.update(np.ascontiguousarray(part).tobytes())
-    return digest.digest()
+INDEX, INDEXED = "index.npy", 16 * SHARD_ROWS
+"""All sums in one memory-mapped file, written where so many are new; then shards are not read."""
+Values: TypeAlias = np.ndarray[Any, Any]
 
 
 class ReferenceCache:
-    """Log-probs by content key, in memory and, given a folder, in append-only shards on disk.
+    """Log-probs by content key: sums in columns, per-token values in append-only shards on disk.
 
     A shard is one safetensors file with keys (N, 16), offsets (N + 1,) and per-token values; it is
     written under another name and renamed, so that readers and other processes see whole shards
@@ -61,47 +57,60 @@ class ReferenceCache:
 
     def __init__(self, folder: Path | None, *, tokens: bool = False) -> None:
         self.folder = folder
-        self._sums: dict[bytes, float] = {}
-        self._tokens: dict[bytes, np.ndarray[Any, Any]] | None = {} if tokens else None
-        self._pending: list[tuple[bytes, np.ndarray[Any, Any]]] = []
-        self._unshared: dict[bytes, float | np.ndarray[Any, Any]] = {}
+        self._sums = Sums()
+        self._recent: dict[bytes, float] = {}
+        self._tokens: dict[bytes, Values] | None = {} if tokens else None
+        self._pending: list[tuple[bytes, Values]] = []
+        self._unshared: list[tuple[Values, Values]] = []
         self._written = time.monotonic()
+        self._files: list[str] = []
         self._read_folder()
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._sums
+        return key in self._recent or bool(self._sums.find(_array([key]))[0][0])
 
     def __getitem__(self, key: bytes) -> float:
-        return self._sums[key]
+        known, values = self.find(_array([key]))
+        if not known[0]:
+            raise KeyError(key)
+        return float(values[0])
 
     def __len__(self) -> int:
+        self._settle()
         return len(self._sums)
 
-    def add(self, key: bytes, tokens: np.ndarray[Any, Any]) -> None:
+    def find(self, keys: Values) -> tuple[Values, Values]:
+        """Which of the (C, 2) keys are kept, and their sums; 0 for the others."""
+        self._settle()
+        return self._sums.find(keys)
+
+    def add(self, key: bytes, tokens: Values) -> None:
         """Keep one completion's per-token log-probs."""
-        if key in self._sums:
+        if key in self:
             return
-        total = float(tokens.astype(np.float64).sum())
-        self._unshared[key] = total if self._tokens is None else tokens
-        self._keep(key, self._unshared[key])
+        self._recent[key] = float(tokens.astype(np.float64).sum())
+        if self._tokens is not None:
+            self._tokens[key] = tokens
         if self.folder is not None:
             self._pending.append((key, tokens.astype(np.float32)))
             late = time.monotonic() - self._written > SHARD_SECONDS
             if late or len(self._pending) >= SHARD_ROWS:
                 self.flush()
 
-    def tokens(self, key: bytes) -> np.ndarray[Any, Any]:
+    def tokens(self, key: bytes) -> Values:
         """One completion's per-token log-probs, of a cache made with ``tokens=True``."""
         assert self._tokens is not None
         return self._tokens[key]
 
-    def _keep(self, key: bytes, value: float | np.ndarray[Any, Any]) -> None:
-        if isinstance(value, float):
-            self._sums[key] = value
+    def _settle(self) -> None:
+        """What was added one by one goes into columns."""
+        if not self._recent:
             return
-        self._sums[key] = float(value.astype(np.float64).sum())
-        if self._tokens is not None:
-            self._tokens[key] = value
+        keys, values = _array(list(self._recent)), np.array(list(self._recent.values()))
+        self._sums.add(keys, values)
+        if world_size() > 1:
+            self._unshared.append((keys, values))
+        self._recent = {}
 
     def flush(self) -> None:
         """Write what is not on disk yet as one shard."""
@@ -112,25 +121,53 @@ class ReferenceCache:
             "offsets": np.cumsum([0, *(len(tokens) for _, tokens in self._pending)]),
             "values": np.concatenate([tokens for _, tokens in self._pending]),
         }
-        with whole(self.folder / f"{uuid.uuid4().hex}.safetensors") as part:
+        name = f"{uuid.uuid4().hex}.safetensors"
+        with whole(self.folder / name) as part:
             save_file(arrays, part, metadata={"checksum": _checksum(arrays)})
+        self._files.append(name)
         self._pending.clear()
         self._written = time.monotonic()
 
     def exchange(self) -> None:
-        """Give all ranks what each has added since the last exchange."""
-        mine, self._unshared = self._unshared, {}
-        if world_size() == 1:
-            return
-        for part in everyones(mine):
-            for key, value in part.items():
-                self._keep(key, value)
+        """Give all ranks what each has added since the last exchange, and leave an index for the
+        next run where that is worth it."""
+        self._settle()
+        self.flush()
+        if world_size() > 1:
+            mine, self._unshared = self._unshared, []
+            for added, tokens, files in everyones((mine, self._tokens_of(mine), self._files)):
+                for keys, values in added:
+                    self._sums.add(keys, values)
+                if self._tokens is not None:
+                    self._tokens.update(tokens)
+                self._files = sorted({*self._files, *files})
+        in_memory = sum(
+            part.shape[1] for part in self._sums.parts if not isinstance(part, np.memmap)
+        )
+        if self.folder is not None and in_memory >= INDEXED and process() == 0:
+            self._sums.write(self.folder / INDEX, self._files)
+
+    def _tokens_of(self, added: Sequence[tuple[Values, Values]]) -> dict[bytes, Values]:
+        """Per-token values of completions that were added, where they are kept in memory."""
+        if self._tokens is None:
+            return {}
+        return {key.tobytes(): self._tokens[key.tobytes()] for keys, _ in added for key in keys}
 
     def _read_folder(self) -> None:
         if self.folder is None or not self.folder.is_dir():
             return
-        for path in sorted(self.folder.glob("*.safetensors")):
-            self._read(path)
+        there = {path.name for path in self.folder.glob("*.safetensors")}
+        if (self.folder / INDEX).exists() and self._tokens is None:
+            try:
+                read = self._sums.read(self.folder / INDEX)
+                if not set(read) <= there:
+                    raise ValueError("it speaks of files that are gone")
+                self._files = read
+            except (OSError, ValueError) as error:
+                log.warning("reference cache: %s is not used: %s", self.folder / INDEX, error)
+                self._sums, self._files = Sums(), []
+        for name in sorted(there - set(self._files)):
+            self._read(self.folder / name)
 
     def _read(self, path: Path) -> None:
         try:
@@ -147,12 +184,19 @@ class ReferenceCache:
             with contextlib.suppress(OSError):
                 path.rename(path.with_suffix(".damaged"))
             return
-        keys = list(map(bytes, arrays["keys"]))
+        keys = np.ascontiguousarray(arrays["keys"]).view("<u8")
         sums = np.add.reduceat(arrays["values"].astype(np.float64), arrays["offsets"][:-1])
-        self._sums.update(zip(keys, sums.tolist(), strict=True))
+        self._sums.add(keys, sums)
+        self._files.append(path.name)
         if self._tokens is not None:
             pieces = np.split(arrays["values"], arrays["offsets"][1:-1])
-            self._tokens.update(zip(keys, pieces, strict=True))
+            self._tokens.update(zip(map(bytes, arrays["keys"]), pieces, strict=True))
+
+
+def _array(keys: Sequence[bytes]) -> Values:
+    """(N, 2) uint64 of keys of 16 bytes."""
+    found: Values = np.frombuffer(b"".join(keys), dtype="<u8").reshape(-1, 2)
+    return found
 
 
 def _checksum(arrays: dict[str, np.ndarray[Any, Any]]) -> str:
@@ -194,36 +238,30 @@ class Reference:
 
     def __call__(self, trees: Sequence[TokenTree]) -> Tensor:
         """(C,) sums in tree order, float32, on the CPU."""
-        keys = self._known(trees)
-        return torch.tensor([self.cache[key] for key in keys], dtype=torch.float32)
+        return torch.from_numpy(self.cache.find(self._known(trees))[1].astype(np.float32))
 
     def tokens(self, trees: Sequence[TokenTree]) -> Tensor:
         """(M,) per-token values in tree order; the cache must have been made to keep them."""
-        values = np.concatenate([self.cache.tokens(key) for key in self._known(trees)])
+        values = np.concatenate([self.cache.tokens(key.tobytes()) for key in self._known(trees)])
         return torch.from_numpy(values.astype(np.float32))
 
-    def _known(self, trees: Sequence[TokenTree]) -> list[bytes]:
-        """The completions' keys, all of them in the cache."""
-        keys = [key for tree in trees for key in self._keys(tree)]
-        if any(key not in self.cache for key in keys):
+    def _known(self, trees: Sequence[TokenTree]) -> Values:
+        """(C, 2) the completions' keys, all of them in the cache."""
+        keys = np.concatenate([keys_of(tree) for tree in trees])
+        if not self.cache.find(keys)[0].all():
             self.fill(trees)
         return keys
 
-    def _keys(self, tree: TokenTree) -> list[bytes]:
-        seen = tree.for_reference()
-        return [completion_key(seen.prompt, branch) for branch in seen.branches]
-
-    def missing(self, trees: Sequence[TokenTree]) -> list[TokenTree]:
-        """The trees with at least one completion that is not cached, as the reference sees them."""
-        return [trees[index].for_reference() for index in self.missing_at(trees)]
-
-    def missing_at(self, trees: Sequence[TokenTree]) -> list[int]:
-        """Where those trees are."""
-        return [
-            index
-            for index, tree in enumerate(trees)
-            if any(key not in self.cache for key in self._keys(tree))
-        ]
+    def missing_at(self, trees: Sequence[TokenTree]) -> Values:
+        """The indices of trees with at least one completion that is not cached."""
+        found = []
+        start = 0
+        for shard in Trees.of(trees).shards:
+            known, _ = self.cache.find(shard.keys)
+            ends = np.cumsum(np.insert(~known, 0, False))[shard.offsets["keys"] // 2]
+            found.append(start + np.flatnonzero(np.diff(ends)))
+            start += len(shard)
+        return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
 
     def fill(
         self, trees: Sequence[TokenTree], progress: Callable[[int], None] | None = None
@@ -233,7 +271,8 @@ class Reference:
         Where ranks go ``together``, each must call this with its own trees at the same time; one
         with less to do than another goes on with a short tree, whose values it has twice.
         """
-        batches = list(within_budget(self.missing(trees), TOKEN_BUDGET))
+        missing = [trees[index].for_reference() for index in self.missing_at(trees).tolist()]
+        batches = list(within_budget(missing, TOKEN_BUDGET))
         most = max(everyones(len(batches))) if self.together else len(batches)
         if not most:
             return
@@ -252,5 +291,5 @@ class Reference:
         tokens = self.scorer(trees, packed, through=self.through).float().cpu().numpy()
         pieces = iter(np.split(tokens, np.cumsum(packed.length.cpu().numpy())[:-1]))
         for tree in trees:
-            for key in self._keys(tree):
-                self.cache.add(key, next(pieces))
+            for key in keys_of(tree):
+                self.cache.add(key.tobytes(), next(pieces))

@@ -54,12 +54,16 @@ def check_remedies(args: AlignmentConfig, objective: BoundObjective) -> None:
         raise UserError("entanglement_pairs has no effect without entanglement_steps")
 
 
-def masked(args: AlignmentConfig, trees: list[TokenTree] | None) -> list[TokenTree] | None:
-    """Pairs to train on, with the difference mask where it is asked for. Evaluation does without:
-    it speaks of whole completions, so that runs with different masks can be compared."""
-    if trees is None or args.token_mask != "difference":
-        return trees
-    return [difference_mask(tree) for tree in trees]
+def training_mask(args: AlignmentConfig) -> Callable[[TokenTree], TokenTree] | None:
+    """The mask of pairs to train on, where it is asked for. Evaluation does without: it speaks of
+    whole completions, so that runs with different masks can be compared."""
+    return difference_mask if args.token_mask == "difference" else None
+
+
+def masked(args: AlignmentConfig, trees: list[TokenTree]) -> list[TokenTree]:
+    """Pairs with the mask of those that are trained on."""
+    mask = training_mask(args)
+    return trees if mask is None else [mask(tree) for tree in trees]
 
 
 def sparse_masks(args: AlignmentConfig, model: Any) -> SparseMasks | None:

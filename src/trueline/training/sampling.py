@@ -9,13 +9,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from torch.utils.data import Sampler
 
-from trueline.batching import TokenTree, within_budget
+from trueline.batching import TokenTree, Trees
 from trueline.batching.mismatch import mismatch
 from trueline.errors import UserError
+
+Column: TypeAlias = np.ndarray[Any, Any]
 
 
 class Passes(list[list[TokenTree]]):
@@ -78,24 +81,27 @@ class StepBatch:
         return [tree.id for tree in self.micro_batches.trees]
 
 
-def interleave(labels: Sequence[int], rng: np.random.Generator) -> list[int]:
+def interleave(labels: Sequence[int] | Column, rng: np.random.Generator) -> Column:
     """A shuffled order in which every stretch holds the classes in the data's proportions.
 
     Each class is shuffled, then spread evenly over the whole: member k of a class of m sits at
     (k + u) / m with one random offset u a class. Every index appears once.
 
     Example:
-        >>> order = interleave([1, 1, 1, 1, 0, 0, 0, 0], np.random.default_rng(0))
+        >>> order = interleave([1, 1, 1, 1, 0, 0, 0, 0], np.random.default_rng(0)).tolist()
         >>> [sum(i < 4 for i in order[k : k + 2]) for k in (0, 2, 4, 6)]
         [1, 1, 1, 1]
     """
-    places: list[tuple[float, int]] = []
-    for label in sorted(set(labels)):
-        members = np.flatnonzero(np.asarray(labels) == label)
-        rng.shuffle(members)
-        offset = rng.random()
-        places += [((k + offset) / len(members), int(i)) for k, i in enumerate(members)]
-    return [i for _, i in sorted(places)]
+    labels = np.asarray(labels)
+    members, places = [], []
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        rng.shuffle(own)
+        members.append(own)
+        places.append((np.arange(len(own)) + rng.random()) / len(own))
+    found = np.concatenate(members)
+    order: Column = found[np.lexsort((found, np.concatenate(places)))]
+    return order
 
 
 class BatchPlan(Sampler[list[int]]):
@@ -136,7 +142,7 @@ class BatchPlan(Sampler[list[int]]):
                 f"dataloader_drop_last leaves nothing: {len(trees)} examples do not fill one "
                 f"effective batch of {batch_size}"
             )
-        self.trees = trees
+        self.trees = Trees.of(trees)
         self.batch_size = batch_size
         self.seed = seed
         self.paired = paired
@@ -147,8 +153,6 @@ class BatchPlan(Sampler[list[int]]):
         self.shuffle = shuffle
         self.drop_last = drop_last
         self.epoch = 0
-        kinds = {pattern: k for k, pattern in enumerate(sorted({t.desirable for t in trees}))}
-        self._labels = [kinds[tree.desirable] for tree in trees]
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.trees), self.batch_size)
@@ -156,11 +160,12 @@ class BatchPlan(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """The tree indices of each effective batch of the present epoch, all ranks together."""
-        order = list(range(len(self.trees)))
+        order = np.arange(len(self.trees))
         if self.shuffle:
-            order = interleave(self._labels, np.random.default_rng([self.seed, self.epoch]))
+            _, labels = self.trees.patterns
+            order = interleave(labels, np.random.default_rng([self.seed, self.epoch]))
         for step in range(len(self)):
-            yield order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield order[step * self.batch_size : (step + 1) * self.batch_size].tolist()
 
     def share(self, indices: Sequence[int]) -> StepBatch:
         """This rank's part of an effective batch, cut into micro-batches."""
@@ -205,12 +210,16 @@ class BatchPlan(Sampler[list[int]]):
 
     def largest(self) -> tuple[int, int]:
         """Tokens, and scored tokens, of the largest micro-batch of the present epoch."""
-        sizes = [
-            (sum(t.inputs for t in trees), sum(b.length for t in trees for b in t.branches))
-            for indices in self
-            for trees in self._cut([self.trees[i] for i in indices[self.rank :: self.world_size]])
-        ]
-        return max(sizes)
+        tokens, scored = self.trees.inputs, self.trees.targets
+        most = (0, 0)
+        for indices in self:
+            mine = indices[self.rank :: self.world_size]
+            sizes = tokens[mine].tolist()
+            starts = _starts(sizes, self.max_tokens, self.micro_batch_size)
+            if starts:
+                sums = (np.add.reduceat(column[mine], starts) for column in (tokens, scored))
+                most = max(most, *zip(*(column.tolist() for column in sums), strict=True))
+        return most
 
     def _others(self, indices: Sequence[int]) -> list[TokenTree]:
         """The mismatched trees of an effective batch; none where the objective asks for none."""
@@ -220,7 +229,18 @@ class BatchPlan(Sampler[list[int]]):
         return mismatch([self.trees[i] for i in indices], self.trees, rng)
 
     def _cut(self, trees: Sequence[TokenTree]) -> list[list[TokenTree]]:
-        if self.max_tokens is not None:
-            return list(within_budget(trees, self.max_tokens))
-        size = self.micro_batch_size
-        return [list(trees[k : k + size]) for k in range(0, len(trees), size)]
+        starts = _starts([t.inputs for t in trees], self.max_tokens, self.micro_batch_size)
+        return [list(trees[i:j]) for i, j in itertools.pairwise([*starts, len(trees)])]
+
+
+def _starts(sizes: Sequence[int], max_tokens: int | None, count: int) -> list[int]:
+    """Where the passes over trees of these sizes begin: so many trees each, or as many as fit."""
+    if max_tokens is None:
+        return list(range(0, len(sizes), count))
+    starts, total = [], 0
+    for index, size in enumerate(sizes):
+        if not index or total + size > max_tokens:
+            starts.append(index)
+            total = 0
+        total += size
+    return starts

@@ -11,23 +11,26 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import itertools
 import json
 import logging
 import math
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from trueline.batching import Encoder, TokenTree, view
+from trueline.batching import Encoder, Recipe, TokenTree, Trees, encoded
+from trueline.batching.arrow import BLOCK
 from trueline.config import AlignmentConfig
-from trueline.data import load_examples
+from trueline.data import Examples, Mapped, load_examples
 from trueline.errors import UserError
 from trueline.files import Lock, cache_folder, write_json
 from trueline.identity import Identity
@@ -65,7 +68,13 @@ from trueline.training.memory import MemoryEstimate, estimate
 from trueline.training.metrics import MetricAccumulator, step_metrics
 from trueline.training.progress import ProgressBar
 from trueline.training.reference import Reference, ReferenceCache
-from trueline.training.remedies import PairNormalizer, check_remedies, masked, sparse_masks
+from trueline.training.remedies import (
+    PairNormalizer,
+    check_remedies,
+    masked,
+    sparse_masks,
+    training_mask,
+)
 from trueline.training.sampling import BatchPlan, Passes, StepBatch
 from trueline.training.step import NonFiniteError, Rows, Shape, StepEngine
 
@@ -158,10 +167,8 @@ class AlignmentTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            train_dataset=masked(
-                args, self._both_classes(args, self._encode(train_dataset, "train"))
-            ),
-            eval_dataset=self._encode_eval(eval_dataset),
+            train_dataset=self._both_classes(args, self._encode(args, train_dataset, "train")),
+            eval_dataset=self._encode_eval(args, eval_dataset),
             processing_class=processing_class,
             callbacks=[*(callbacks or ()), _EpochCallback(self)],
         )
@@ -209,37 +216,50 @@ class AlignmentTrainer(Trainer):
         pairs = [tree for trees in parts for tree in trees if tree.desirable == (True, False)]
         return EntanglementCallback(
             self,
-            masked(self.args, pairs) or [],
+            masked(self.args, pairs),
             steps=self.args.entanglement_steps,
             count=self.args.entanglement_pairs,
         )
 
     # --- data -------------------------------------------------------------------------------------
 
-    def _encode(self, dataset: Any, role: str = "") -> list[TokenTree] | None:
+    def _encode(self, args: AlignmentConfig, dataset: Any, role: str = "") -> Trees | None:
+        """The rows as token trees, encoded once and shared: the first process of each machine
+        encodes what the others then find."""
         if dataset is None:
             return None
         source = getattr(dataset, "source", None)
         if role and isinstance(source, str):
             self.sources[role] = source
-        trees: list[TokenTree] = []
-        with progress("encoding", None, quiet=self._quiet) as advance:
-            for example in _examples(dataset):
-                trees.extend(view(example, self.encoder(example), self.objective.layout))
-                advance(1)
+        examples = _examples(dataset)
+        report = getattr(examples, "report", None)
+        recipe = Recipe(
+            self.encoder, self.objective.layout, training_mask(args) if role == "train" else None
+        )
+        with (
+            args.main_process_first(desc="encoding"),
+            progress("encoding", None, quiet=self._quiet) as advance,
+        ):
+            trees = encoded(
+                examples,
+                recipe,
+                folder=_cache_folder(args.encoded_cache, "encoded"),
+                name=getattr(examples, "name", None),
+                about=lambda: {} if report is None else examples.report.to_dict(),
+                processes=args.dataset_num_proc or 1,
+                check=args.local_process_index == 0,
+                progress=advance,
+            )
         if not trees:
             raise UserError("the data set yields no example for this objective")
-        prefixed = any(tree.reference_prompt is not None for tree in trees)
-        self.objective.require({"reference_prompt"} if prefixed else set())
+        self.objective.require({"reference_prompt"} if trees.referenced else set())
         return trees
 
-    def _both_classes(
-        self, args: AlignmentConfig, trees: list[TokenTree] | None
-    ) -> list[TokenTree] | None:
+    def _both_classes(self, args: AlignmentConfig, trees: Trees | None) -> Trees | None:
         """The data, unless an unpaired objective would see only one side of its contrast."""
         if trees is None or self.objective.layout != "unpaired" or args.allow_one_class:
             return trees
-        labels = {label for tree in trees for label in tree.desirable}
+        labels = {label for pattern in trees.patterns[0] for label in pattern}
         if len(labels) < 2:
             side = "desirable" if True in labels else "undesirable"
             raise UserError(
@@ -248,10 +268,10 @@ class AlignmentTrainer(Trainer):
             )
         return trees
 
-    def _encode_eval(self, dataset: Any) -> Any:
+    def _encode_eval(self, args: AlignmentConfig, dataset: Any) -> Any:
         if isinstance(dataset, Mapping):
-            return {name: self._encode(part) for name, part in dataset.items()}
-        return self._encode(dataset, "eval")
+            return {name: self._encode(args, part) for name, part in dataset.items()}
+        return self._encode(args, dataset, "eval")
 
     @property
     def _mismatched(self) -> bool:
@@ -306,7 +326,7 @@ class AlignmentTrainer(Trainer):
         return not args.precompute_ref_log_probs
 
     def _make_reference(self, ref_model: Any | None) -> Reference:
-        folder = _cache_folder(self.args.reference_cache)
+        folder = _cache_folder(self.args.reference_cache, "reference")
         cache = ReferenceCache(
             None if folder is None else folder / self._reference_id(ref_model),
             tokens=self.masks is not None,
@@ -353,16 +373,21 @@ class AlignmentTrainer(Trainer):
         """Fill the reference cache, each rank its share, with progress."""
         if self.reference is None or not self.args.precompute_ref_log_probs:
             return
-        trees = [tree for dataset in datasets for tree in dataset]
-        missing = {index for part in everyones(self.reference.missing_at(trees)) for index in part}
-        if missing:  # on any rank: machines may have caches of their own
-            todo = [trees[index] for index in sorted(missing)]
-            mine = todo[self.args.process_index :: self.args.world_size] or todo[:1]
-            try:
-                with progress("reference log-probs", len(mine), quiet=self._quiet) as advance:
-                    self.reference.fill(mine, advance)
-            finally:
-                self.reference.cache.flush()  # an interrupted pass goes on where it stopped
+        rank, world = self.args.process_index, self.args.world_size
+        try:
+            with progress("reference log-probs", None, quiet=self._quiet) as advance:
+                total = 0
+                for trees in (block for dataset in datasets for block in _blocks(dataset)):
+                    found = everyones(self.reference.missing_at(trees))
+                    missing = np.unique(np.concatenate(found))  # machines may have own caches
+                    total += -(-len(missing) // world)
+                    advance(0, total)
+                    for start in range(0, len(missing), BLOCK * world):
+                        todo = missing[start : start + BLOCK * world]
+                        mine = todo[rank::world].tolist() or todo[:1].tolist()
+                        self.reference.fill([trees[index] for index in mine], advance)
+        finally:
+            self.reference.cache.flush()  # an interrupted pass goes on where it stopped
         self.reference.cache.exchange()
 
     # --- several processes ------------------------------------------------------------------------
@@ -737,7 +762,7 @@ class AlignmentTrainer(Trainer):
             for name, part in given.items():
                 metrics |= self.evaluate(part, ignore_keys, f"{metric_key_prefix}_{name}")
             return metrics
-        trees = given if _is_trees(given) else self._encode(given)
+        trees = given if isinstance(given, Trees) else self._encode(self.args, given)
         assert trees is not None
         metrics = {
             f"{metric_key_prefix}_{key}": value
@@ -835,17 +860,26 @@ class _EpochCallback(TrainerCallback):
             plan.epoch = int(state.global_step // len(plan))
 
 
-def _examples(dataset: Any) -> Iterable[Example]:
+def _blocks(trees: Iterable[TokenTree]) -> Iterator[Sequence[TokenTree]]:
+    """Trees as they are, where they are there; of a stream as many as a block holds at a time."""
+    if isinstance(trees, Sequence):
+        yield trees
+        return
+    stream = iter(trees)
+    while block := list(itertools.islice(stream, BLOCK)):
+        yield block
+
+
+def _examples(dataset: Any) -> Any:
+    """A stream of examples, or a list of them."""
+    if isinstance(dataset, Examples | Mapped):
+        return dataset
     if isinstance(dataset, list) and dataset and isinstance(dataset[0], Example):
         return dataset
     return load_examples(dataset)
 
 
-def _is_trees(dataset: Any) -> bool:
-    return isinstance(dataset, list) and bool(dataset) and isinstance(dataset[0], TokenTree)
-
-
-def _cache_folder(setting: str | None) -> Path | None:
+def _cache_folder(setting: str | None, kind: str) -> Path | None:
     if setting == "none":
         return None
-    return cache_folder("reference") if setting is None else Path(setting)
+    return cache_folder(kind) if setting is None else Path(setting)

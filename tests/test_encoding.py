@@ -1,0 +1,214 @@
+"""Rows are encoded once: kept by content, found again, and the same however they were encoded."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from corpus import CHATS, PLAIN, TEMPLATES, small, text_example
+from tiny import WORDS, tiny_tokenizer
+from trueline.batching import Branch, Encoder, Recipe, TokenTree, Trees, encoded, view
+from trueline.batching.arrow import Shard
+from trueline.data import load_examples
+from trueline.data.chat import as_chat
+from trueline.data.mapped import Mapped
+from trueline.data.split import split_by_prompt
+from trueline.errors import UserError
+from trueline.training.token_masks import difference_mask
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch):
+    monkeypatch.setattr("trueline.batching.once.SHARD", 4)
+    monkeypatch.setattr("trueline.batching.once.BATCH", 3)
+
+
+def rows(count=18):
+    rng = np.random.default_rng(0)
+
+    def say(longest):
+        return " ".join(rng.choice(WORDS, rng.integers(1, longest)))
+
+    return [
+        {"prompt": say(9), "chosen": say(12) + " yes", "rejected": say(12) + " no"}
+        for _ in range(count)
+    ]
+
+
+def lines(path, count=18):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows(count)))
+    return path
+
+
+def recipe(**options):
+    return Recipe(Encoder(tiny_tokenizer(), **options), "paired")
+
+
+def same(a, b):
+    assert (a.id, a.desirable, len(a.branches)) == (b.id, b.desirable, len(b.branches))
+    assert (a.reference_prompt is None) == (b.reference_prompt is None)
+    pairs = [(a.for_reference().prompt, b.for_reference().prompt), (a.prompt, b.prompt)]
+    for x, y in zip(a.branches, b.branches, strict=True):
+        pairs += [(x.ids, y.ids), (x.mask, y.mask)]
+    assert all(np.array_equal(x, y) and x.dtype == y.dtype for x, y in pairs)
+
+
+def all_same(ours, theirs):
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        same(a, b)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "first"])
+def test_many_rows_at_once_give_the_ids_of_each_alone(kind):
+    tokenizer = small(kind, TEMPLATES["hermes"])
+    examples = [text_example(*texts) for texts in PLAIN.values()]
+    examples += CHATS.values()
+    for options in ({"max_length": None}, {"max_length": 24}):
+        alone, together = Encoder(tokenizer, **options), Encoder(tokenizer, **options)
+        all_same(together.many(examples), [alone(example) for example in examples])
+        assert together.told.to_dict() == alone.told.to_dict()
+
+
+def test_trees_come_back_from_columns_as_they_went_in():
+    rng = np.random.default_rng(1)
+
+    def ids(least):
+        return rng.integers(0, 9, rng.integers(least, 9)).astype(np.int32)
+
+    trees = []
+    for number in range(30):
+        branches = tuple(Branch(x, x > 3) for x in (ids(1) for _ in range(rng.integers(1, 4))))
+        labels = tuple(bool(x) for x in rng.integers(0, 2, len(branches)))
+        other = ids(0) if number % 3 == 0 else None
+        trees.append(TokenTree(ids(0), branches, labels, other, f"é.jsonl:{number}"))
+    columns = Trees([Shard.of(trees[:11]), Shard.of([]), Shard.of(trees[11:])])
+    all_same(columns, trees)
+    all_same([columns[i] for i in (-1, 0, 10, 11, 29)], [trees[i] for i in (-1, 0, 10, 11, 29)])
+    assert columns.inputs.tolist() == [tree.inputs for tree in trees]
+    assert columns.targets.tolist() == [sum(b.length for b in t.branches) for t in trees]
+    patterns, which = columns.patterns
+    assert [patterns[i] for i in which] == [tree.desirable for tree in trees]
+    assert columns.content == Trees.of(trees).content != Trees.of(trees[::-1]).content
+    with pytest.raises(IndexError):
+        columns[30]
+
+
+@pytest.mark.parametrize("kept", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_several_processes_encode_what_one_does(kept, tmp_path):
+    examples = load_examples(lines(tmp_path / "a.jsonl"))
+    one, two = recipe(max_length=14), recipe(max_length=14)
+    alone = [t for e in examples for t in view(e, one.encoder(e), "paired")]
+    done = []
+    folder = tmp_path / "kept" if kept else None
+    trees = encoded(examples, two, folder=folder, processes=2, progress=done.append)
+    all_same(trees, alone)
+    assert two.encoder.told.to_dict() == one.encoder.told.to_dict()
+    assert two.encoder.counts
+    assert done == [4, 4, 4, 4, 2]
+
+
+def test_a_file_that_was_encoded_is_not_read_again(tmp_path, monkeypatch):
+    path = lines(tmp_path / "a.jsonl")
+    first, again = recipe(max_length=14), recipe(max_length=14)
+    made = encoded(load_examples(path), first, folder=tmp_path / "kept", name="a",
+                   about=lambda: {"dropped": {"why": 1}})  # fmt: skip
+    monkeypatch.setattr(Encoder, "many", None)
+    found = encoded(iter(()), again, folder=tmp_path / "kept", name="a")
+    all_same(found, made)
+    assert found.content == made.content
+    assert found.about == {"dropped": {"why": 1}}
+    assert again.encoder.told.to_dict() == first.encoder.told.to_dict()
+
+
+def test_what_was_cut_off_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    examples = load_examples(lines(tmp_path / "a.jsonl"))
+    asked = []
+    many = Encoder.many
+
+    def counted(self, batch):
+        asked.append(len(batch))
+        if sum(asked) > 9:
+            raise KeyboardInterrupt
+        return many(self, batch)
+
+    monkeypatch.setattr(Encoder, "many", counted)
+    with pytest.raises(KeyboardInterrupt):
+        encoded(examples, recipe(), folder=tmp_path / "kept")
+    monkeypatch.setattr(Encoder, "many", lambda self, b: asked.append(len(b)) or many(self, b))
+    asked.clear()
+    trees = encoded(examples, recipe(), folder=tmp_path / "kept")
+    assert sum(asked) == 18 - 8  # two whole shards were there
+    all_same(trees, encoded(examples, recipe()))
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
+def test_a_damaged_shard_is_encoded_again(harm, tmp_path, caplog):
+    examples = load_examples(lines(tmp_path / "a.jsonl"))
+    made = encoded(examples, recipe(), folder=tmp_path / "kept", name="a")
+    content = made.content
+    path = sorted((tmp_path / "kept").rglob("*.arrow"))[2]
+    raw = bytearray(path.read_bytes())
+    at = raw.index(made.shards[0].values["tokens"][:1].tobytes(), 600)
+    raw[at] ^= 1
+    del made
+    if harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(raw if harm == "flip" else raw[: len(raw) // 2])
+    with caplog.at_level(logging.WARNING):
+        again = encoded(examples, recipe(), folder=tmp_path / "kept", name="a")
+    assert again.content == content
+    assert ("damaged" in caplog.text) == (harm != "gone")
+
+
+def test_whatever_ids_depend_on_is_part_of_the_key():
+    plain = recipe().key
+    template = tiny_tokenizer()
+    template.chat_template += " "
+    word = tiny_tokenizer()
+    word.add_tokens(["purple"])
+    others = [
+        recipe(max_length=9), recipe(append_eos=True), recipe(allow_control_tokens=True),
+        recipe(truncation_mode="keep_end"), recipe(max_prompt_length=5),
+        Recipe(Encoder(tiny_tokenizer(adds_bos=False)), "paired"),
+        Recipe(Encoder(template), "paired"), Recipe(Encoder(word), "paired"),
+        Recipe(Encoder(tiny_tokenizer()), "unpaired"),
+        Recipe(Encoder(tiny_tokenizer()), "paired", difference_mask),
+    ]  # fmt: skip
+    assert len({plain, *(other.key for other in others)}) == 1 + len(others)
+    assert recipe().key == plain
+
+
+def test_a_name_tells_files_and_how_they_are_read_apart(tmp_path):
+    path = lines(tmp_path / "a.jsonl")
+    stream = load_examples(path)
+    train, test = split_by_prompt(stream, 0.3, seed=1)
+    other_seed, _ = split_by_prompt(stream, 0.3, seed=2)
+    names = [
+        stream.name, load_examples(path, limit=3).name, load_examples(path, skip_bad=True).name,
+        Mapped(stream, as_chat, "as_chat").name, train.name, test.name, other_seed.name,
+    ]  # fmt: skip
+    path.write_text(path.read_text() + json.dumps(rows(1)[0]) + "\n")
+    names.append(load_examples(path).name)
+    assert len({json.dumps(name) for name in names}) == len(names)
+    assert load_examples(rows()).name is None
+
+
+def test_a_side_of_a_split_that_is_empty_is_said(tmp_path):
+    train, _ = split_by_prompt(load_examples(rows(1) * 3), 0.5)
+    _, test = split_by_prompt(load_examples(rows(1) * 3), 0.5)
+    with pytest.raises(UserError, match=r"leaves the (train|test) side empty"):
+        list(train), list(test)
+
+
+def test_data_that_grew_are_encoded_where_they_grew(tmp_path, monkeypatch):
+    path = lines(tmp_path / "a.jsonl", 12)
+    encoded(load_examples(path), recipe(), folder=tmp_path / "kept")
+    asked = []
+    many = Encoder.many
+    monkeypatch.setattr(Encoder, "many", lambda self, b: asked.append(len(b)) or many(self, b))
+    lines(path, 16)
+    encoded(load_examples(path), recipe(), folder=tmp_path / "kept")
+    assert sum(asked) == 4
