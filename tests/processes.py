@@ -48,12 +48,25 @@ def run(cases, folder, processes=2):
         made.save_pretrained(folder / ("tied" if tied else "untied") / name)
     if processes == 1:
         return {name: _caught(case, folder / name, 1) for name, case in cases.items()}
+
+    def work(rank):
+        found = {name: _caught(case, folder / name, processes) for name, case in cases.items()}
+        if rank == 0:
+            torch.save(found, folder / "found.pt")
+
+    spread(work, folder, processes)
+    return torch.load(folder / "found.pt", weights_only=False)
+
+
+def spread(work, folder, processes):
+    """Do ``work(rank)`` in so many processes that know of each other; none may outlast PATIENCE."""
+    folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = torch.multiprocessing.get_context("fork")
     ranks = [
-        context.Process(target=_rank, args=(rank, processes, port, cases, folder))
+        context.Process(target=_rank, args=(rank, processes, port, work, folder))
         for rank in range(processes)
     ]
     gc.freeze()  # what is there already is not looked through again in every process
@@ -67,10 +80,9 @@ def run(cases, folder, processes=2):
     logs = "\n".join((folder / f"rank{r}.log").read_text() for r in range(processes))
     assert not late, f"still running after {PATIENCE} seconds:\n{logs}"
     assert all(process.exitcode == 0 for process in ranks), logs
-    return torch.load(folder / "found.pt", weights_only=False)
 
 
-def _rank(rank, processes, port, cases, folder):
+def _rank(rank, processes, port, work, folder):
     log = (folder / f"rank{rank}.log").open("w", buffering=1)
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
@@ -86,11 +98,13 @@ def _rank(rank, processes, port, cases, folder):
     )
     faulthandler.dump_traceback_later(PATIENCE - 10, file=log)
     AcceleratorState._reset_state(reset_partial_state=True)
-    found = {name: _caught(case, folder / name, processes) for name, case in cases.items()}
-    if rank == 0:
-        torch.save(found, folder / "found.pt")
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
+    try:
+        work(rank)
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
     os._exit(0)  # past pytest's own leave-taking
 
 

@@ -25,8 +25,13 @@ class Seen(TorchDispatchMode):
         self.counts = {}
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = str(function)
-        self.counts[name] = self.counts.get(name, 0) + 1
+        names = [str(function)]
+        if names == ["aten.index.Tensor"] and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        ):
+            names.append("by a mask")  # how many there are is asked of the device
+        for name in names:
+            self.counts[name] = self.counts.get(name, 0) + 1
         return function(*args, **(kwargs or {}))
 
 
@@ -67,6 +72,26 @@ def test_d7_nothing_in_a_step_waits_for_the_device(loss):
     passes = len(share.micro_batches) * (2 if objective.spec.coupled else 1)
     layers = model.config.num_hidden_layers
     assert seen.counts["torch_attn._varlen_attn.default"] == passes * layers
+
+
+@pytest.mark.parametrize(("loss", "waits"), [("dpo", 1), ("kldo", 2), ("kto", 2)])
+def test_d7_what_a_whole_step_waits_for(loss, waits):
+    """The check of all log-probs, and a statistic's number; they were 1, 15 and 8. Batches are put
+    together on the host, where asking costs nothing."""
+    objective = bind(loss)
+    plan = BatchPlan(
+        make_trees(0, 8, 40), 8, micro_batch_size=4, paired=objective.layout == "paired",
+        mismatched=loss == "kto",
+    )  # fmt: skip
+    share, model = plan.share(range(8)), tiny_llama(num_key_value_heads=1)
+    engine = step.StepEngine(
+        objective, Scorer(model, check=False), reference if objective.spec.reference else None
+    )
+    with Seen() as seen:
+        result = engine.step(share)
+        MetricAccumulator().add(step_metrics(engine.assemble(result.rows), objective))
+    names = ("aten._local_scalar_dense.default", "aten.nonzero.default", "by a mask")
+    assert sum(seen.counts.get(name, 0) for name in names) == waits
 
 
 def test_d6_float32_weights_under_autocast_take_the_flash_call():

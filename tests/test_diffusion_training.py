@@ -2,16 +2,12 @@
 
 import copy
 import logging
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-import train_diffusion
+import processes
 from closeness import assert_same_movement
 from tiny_diffusion import (
     PIPELINES,
@@ -26,7 +22,9 @@ from tiny_diffusion import (
 )
 from trueline.diffusion import (
     DIFFUSION_OBJECTIVES,
+    DiffusionConfig,
     DiffusionEngine,
+    DiffusionTrainer,
     Reference,
     bind_diffusion,
     load_image_examples,
@@ -124,21 +122,46 @@ def test_accumulation_equals_one_batch_over_steps(tmp_path, peft):
     assert not torch.equal(averaged, weights(runs[0]))
 
 
+def aligned(name, folder, processes):
+    """The trainer after four steps of four pairs, however many processes share them."""
+    config = DiffusionConfig(
+        loss_type=name,
+        beta=20.0,
+        output_dir=str(folder / name),
+        max_steps=4,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=4 // processes,
+        learning_rate=1e-2,
+        random_flip=True,
+        caption_dropout=0.2,
+        cache_dir=str(folder / "cache"),
+        logging_steps=1,
+        disable_tqdm=True,
+    )
+    examples = load_image_examples(pick_rows(6)).examples
+    with float64():
+        run = DiffusionTrainer(text_to_image(tiny_sd()), config, examples)
+        start = weights(run)
+        row = run.train()
+    return run, {"start": start, "weights": weights(run), "row": row}
+
+
 def test_two_processes_equal_one(tmp_path):
-    folder = tmp_path / "two"
-    folder.mkdir()
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone",
-               str(Path(train_diffusion.__file__)), str(folder)]  # fmt: skip
-    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1",
-                   "PYTHONPATH": paths}  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
+    names, folder = ("diffusion_kto", "aot"), tmp_path / "two"
+
+    def work(rank):
+        for name in names:
+            run, found = aligned(name, folder, 2)
+            if rank == 0:
+                torch.save(found, folder / f"{name}.pt")
+        run.close()
+
+    processes.spread(work, folder, 2)
     folders = list((folder / "cache").iterdir())
     assert len(folders) == 2, "both processes know the encoders by one name"
     assert all(len(list(part.iterdir())) >= 2 for part in folders), "each encoded its share"
-    for name in train_diffusion.NAMES:
-        _, one = train_diffusion.align(name, tmp_path / "one", 1)
+    for name in names:
+        _, one = aligned(name, tmp_path / "one", 1)
         two = torch.load(folder / f"{name}.pt")
         assert_same_movement(one["weights"], two["weights"], one["start"], tolerance=1e-9)
         for key in ("loss", "diffusion/chosen_error", "rewards/margins", "grad_norm"):

@@ -82,7 +82,10 @@ def test_drop_last_leaves_out_what_is_not_whole():
 def fake(world=2, *, version=2, adapted=False, **options):
     """What the checks read of a trainer with FSDP."""
     plugin = SimpleNamespace(fsdp_version=version)
-    args = {"world_size": world, "pair_weighting": None, "entanglement_steps": 0, **options}
+    args = {
+        "world_size": world, "pair_weighting": None, "entanglement_steps": 0, "fp16": False,
+        "optim": "adamw_torch", **options,
+    }  # fmt: skip
     return SimpleNamespace(
         args=SimpleNamespace(**args),
         sharded=True,
@@ -99,6 +102,7 @@ def fake(world=2, *, version=2, adapted=False, **options):
         (fake(adapted=True), "training an adapter further"),
         (fake(pair_weighting="normalized"), "pair_weighting reads each weight's gradient whole"),
         (fake(entanglement_steps=5), "entanglement_steps reads"),
+        (fake(optim="adafactor"), "take one of adamw_torch"),
         (fake(world=1), "2 processes were started"),
     ],
 )
@@ -209,29 +213,61 @@ def test_d5_a_reference_of_its_own_is_spread_as_the_policy_is(engine, tmp_path):
     same(cases, tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", ["ddp"])
-def test_resumed_by_another_number_of_processes(engine, tmp_path):
+SHARDED = {"fsdp_state_dict_type": "SHARDED_STATE_DICT"}
+RESUMED = {
+    "ddp": {"engine": "ddp"},
+    "fsdp2-full": {"engine": "fsdp2", "changes": {"fsdp_state_dict_type": "FULL_STATE_DICT"}},
+    "fsdp2-sharded": {"engine": "fsdp2", "changes": SHARDED},
+    **{name: {"engine": name} for name in ENGINES if name.startswith("zero")},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "lora"),
+    [
+        pytest.param(*case, marks=() if case == ("fsdp2-sharded", False) else pytest.mark.slow)
+        for case in itertools.product(RESUMED, (False, True))
+    ],
+)
+def test_resumed_by_another_number_of_processes(name, lora, tmp_path):
     """Stopped after 3 of 6 steps on two processes, resumed on two and on four."""
-    changes = {"fsdp_state_dict_type": "SHARDED_STATE_DICT"} if engine == "sharded" else {}
     case = {
-        "engine": "fsdp2" if engine == "sharded" else engine,
-        "changes": changes,
+        **RESUMED[name],
+        "lora": lora,
+        "loss_type": "kldo",
         "max_steps": 6,
+        "lr_scheduler_type": "linear",
         "save_strategy": "steps",
         "save_steps": 3,
         "save_total_limit": None,
     }
     alone = {k: v for k, v in case.items() if k not in ("engine", "changes")}
     one = processes.run({"run": alone}, tmp_path / "one", 1)["run"]
-    processes.run({"run": {**case, "stop": 3}}, tmp_path / "many", 2)
+    stopped = processes.run({"run": {**case, "stop": 3}}, tmp_path / "many", 2)["run"]
+    assert not isinstance(stopped, Exception), repr(stopped)
     assert list((tmp_path / "many/run").glob("*.safetensors"))  # the final model, whole
     shutil.copytree(tmp_path / "many", tmp_path / "four")
     for folder, world in (("many", 2), ("four", 4)):
         again = processes.run({"run": {**case, "resume": True}}, tmp_path / folder, world)["run"]
         assert not isinstance(again, Exception), repr(again)
+        assert again["steps"] == one["steps"]
+        assert again["loss"] == pytest.approx(one["loss"], rel=1e-4), "the first three, too"
         apart = (one["weights"] - again["weights"]).norm() / (one["weights"] - one["start"]).norm()
         assert apart < TOLERANCE, f"{world} processes: {apart:.2g}"
+
+
+@pytest.mark.parametrize(("begun", "ended"), list(itertools.permutations(ENGINES[1:], 2)))
+@pytest.mark.slow
+def test_a_run_changes_its_engine(begun, ended, tmp_path):
+    """A checkpoint of one engine, resumed by another and another number of processes."""
+    case = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
+    one = processes.run({"run": case}, tmp_path / "one", 1)["run"]
+    processes.run({"run": {**case, "engine": begun, "stop": 2}}, tmp_path / "many", 2)
+    resumed = {**case, "engine": ended, "resume": True}
+    again = processes.run({"run": resumed}, tmp_path / "many", 3)["run"]
+    assert not isinstance(again, Exception), repr(again)
+    apart = (one["weights"] - again["weights"]).norm() / (one["weights"] - one["start"]).norm()
+    assert apart < TOLERANCE, f"{apart:.2g}"
 
 
 # --- starting several processes ------------------------------------------------------------------

@@ -13,10 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from transformers import TrainerState
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from trueline.errors import UserError
 from trueline.training.coupling import world_size
+from trueline.training.pieces import OPTIMIZERS, load_pieces, save_pieces
 
 
 def check_processes(trainer: Any) -> None:
@@ -46,6 +50,17 @@ def check_processes(trainer: Any) -> None:
         raise UserError(
             "training an adapter further keeps a copy of it as the reference, which is not held "
             "to one process's update with FSDP and DeepSpeed; merge it into its base first"
+        )
+    optimizer = str(getattr(args.optim, "value", args.optim))
+    if optimizer not in OPTIMIZERS:
+        raise UserError(
+            f"optim: {optimizer} is not held to one process's update with FSDP and DeepSpeed; take "
+            f"one of {', '.join(OPTIMIZERS)}"
+        )
+    if args.fp16 and trainer.is_deepspeed_enabled:
+        raise UserError(
+            "DeepSpeed scales the losses of fp16 in a way of its own, which is not held to one "
+            "process's update; train with bf16"
         )
     plugin = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
     if plugin is not None and plugin.fsdp_version != 2:
@@ -134,17 +149,28 @@ def shard_frozen(trainer: Any, model: nn.Module) -> Any:
     return engine
 
 
-def load_wrapped(trainer: Any, folder: str) -> None:
-    """A checkpoint into what is wrapped, as the Trainer does it; its own way comes too early."""
-    if trainer.is_deepspeed_enabled:
-        from transformers.integrations.deepspeed import deepspeed_load_checkpoint
+def save_spread(trainer: Any, folder: Path) -> None:
+    """What a checkpoint needs beside the model: every process's pieces, and the schedule."""
+    save_pieces(trainer, folder)
+    if trainer.args.should_save:
+        torch.save(trainer.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
 
-        whole = not hasattr(trainer.model, "peft_config")
-        deepspeed_load_checkpoint(trainer.model_wrapped, folder, load_module_strict=whole)
-    else:
-        trainer._load_from_checkpoint(folder, trainer.model_wrapped)
-    trainer._load_optimizer_and_scheduler(folder)
-    trainer._load_scaler(folder)
+
+def load_spread(trainer: Any, folder: Path) -> None:
+    """Go on from what :func:`save_spread` wrote, with the model wrapped.
+
+    Raises:
+        UserError: the checkpoint was written otherwise, or is not whole.
+    """
+    load_pieces(trainer, folder)
+    schedule = trainer.lr_scheduler
+    schedule.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
+    for group, rate in zip(trainer.optimizer.param_groups, schedule.get_last_lr(), strict=True):
+        group["lr"] = rate
+    if trainer.is_deepspeed_enabled:
+        steps = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME)).global_step
+        trainer.deepspeed.global_steps = steps
+    trainer._load_scaler(str(folder))
 
 
 def whole_state(model: nn.Module) -> dict[str, Any]:

@@ -59,13 +59,15 @@ from trueline.training.distributed import (
     check_saved,
     check_wrapped,
     kept_copy,
-    load_wrapped,
+    load_spread,
+    save_spread,
     shard_frozen,
     unsynced,
     whole_state,
 )
 from trueline.training.memory import MemoryEstimate, estimate
 from trueline.training.metrics import MetricAccumulator, step_metrics
+from trueline.training.pieces import load_pieces
 from trueline.training.progress import ProgressBar
 from trueline.training.reference import Reference, ReferenceCache
 from trueline.training.remedies import (
@@ -420,7 +422,7 @@ class AlignmentTrainer(Trainer):
         self._precompute(self._read_in_training())
         self._freeze_reference()
         if resume_from_checkpoint is not None:
-            load_wrapped(self, resume_from_checkpoint)
+            load_spread(self, Path(resume_from_checkpoint))
         return prepared
 
     # --- training ---------------------------------------------------------------------------------
@@ -481,11 +483,6 @@ class AlignmentTrainer(Trainer):
         resume = resume_from_checkpoint or None
         if self._begun is not None and self._begun[0] == resume:
             return self._begun[1]
-        if resume and self.sharded:
-            raise UserError(
-                "resuming with FSDP or DeepSpeed is not held to the uninterrupted run yet; begin "
-                "anew, or train with plain data parallelism, which resumes"
-            )
         resumed = on_first_rank(lambda: self._begin_at(resume))
         self._identify(resumed)
         if self.is_world_process_zero():
@@ -716,6 +713,18 @@ class AlignmentTrainer(Trainer):
                 self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
         if self.is_deepspeed_enabled and not _internal_call:
             on_first_rank(lambda: check_saved(folder))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.sharded:
+            save_spread(self, Path(output_dir))
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_best_model(self) -> None:
+        if self.sharded:
+            load_pieces(self, Path(str(self.state.best_model_checkpoint)), optimizer=False)
+        else:
+            super()._load_best_model()
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Also learned masks and the objective's moving average: written before trainer_state.json,
