@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "trueline"
 RANKS = {
-    -1: ("errors", "verbs"),
+    -1: ("errors", "verbs", "processes"),
     0: ("records", "registry", "files", "terminal", "trl", "plugins", "launch"),
     0.5: ("results", "identity", "options"),
     0.7: ("runs.record",),  # whatever makes a run writes through its record
@@ -102,7 +102,18 @@ def test_tables_are_printed_on_stdout():
 
 # --- the command line holds options and tables ---------------------------------------------------
 
-OFFERS = {"errors", "results", "terminal", "plugins", "launch", "trl", "config", "runs", "cli"}
+OFFERS = {
+    "errors",
+    "results",
+    "terminal",
+    "processes",
+    "plugins",
+    "launch",
+    "trl",
+    "config",
+    "runs",
+    "cli",
+}
 """What the command line may import of Trueline, at the top of a file or inside a function: the
 verbs, and how words are read and refused. No model, objective, trainer, judge or page."""
 ANNOTATES = {"results", "data", "evaluation", "objectives", "curation", "diagnostics"}
@@ -153,7 +164,7 @@ def is_for_types(node):
 # --- a stranger finds a thing at the second look -------------------------------------------------
 
 MOST = 15
-LARGER = {"report": 21, "objectives": 16}
+LARGER = {"report": 21}
 """Folders that are larger still, and what they hold: this list only shrinks."""
 
 

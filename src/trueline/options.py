@@ -10,16 +10,19 @@ judges, benchmarks, diagnostic questions, curation steps and claims all follow f
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Protocol, TypeAlias
+from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar
 
 from trueline.errors import UserError
 from trueline.registry import nearest
+
+Made = TypeVar("Made", bound=Callable[..., Any])
 
 
 class Constraint(Protocol):
@@ -176,6 +179,56 @@ def resolved(function: Callable[..., Any]) -> Mapping[str, Any]:
         return getattr(function, "__annotations__", {})
 
 
+def opening(function: Made) -> Made:
+    """A function some of whose keyword-only arguments are opened by other functions.
+
+    An argument that is annotated with a function has that one's keyword-only arguments for options
+    in its place; it is called with what was given of them, and what it returns is the argument. So
+    an option list that several plug-ins share is written once. An option that two of them have is
+    given to both.
+
+    Example:
+        >>> def labels(*, by: str = "given", limit: int = 6) -> str:
+        ...     return f"{by} from {limit}"
+        >>> def build(rows: list, *, who: Annotated[str, labels], near: float = 0.8) -> str:
+        ...     return f"{len(rows)} rows by {who}, {near}"
+        >>> list(inspect.signature(opening(build)).parameters)
+        ['rows', 'by', 'limit', 'near']
+        >>> opening(build)([1, 2], by="keywords")
+        '2 rows by keywords from 6, 0.8'
+    """
+    hints = resolved(function)
+    openers = {name: found for name, hint in hints.items() if (found := _opener(hint))}
+    if not openers:
+        return function
+    own = inspect.signature(function).parameters
+    every: dict[str, inspect.Parameter] = {}
+    annotations: dict[str, Any] = {}
+    for name, parameter in own.items():
+        opener = openers.get(name)
+        more = {name: parameter} if opener is None else inspect.signature(opener).parameters
+        every |= {key: one for key, one in more.items() if key not in every}
+        told = hints if opener is None else resolved(opener)
+        annotations |= {key: told[key] for key in more if key in told}
+
+    @functools.wraps(function)
+    def called(*main: Any, **given: Any) -> Any:
+        made = {key: value for key, value in given.items() if key in own}
+        for name, opener in openers.items():
+            wanted = inspect.signature(opener).parameters
+            made[name] = opener(**{key: given[key] for key in wanted if key in given})
+        return function(*main, **made)
+
+    called.__signature__ = inspect.Signature(list(every.values()))  # type: ignore[attr-defined]
+    called.__annotations__ = annotations
+    return called  # type: ignore[return-value]
+
+
+def _opener(hint: Any) -> Callable[..., Any] | None:
+    extras = typing.get_args(hint)[1:] if typing.get_origin(hint) is Annotated else ()
+    return next((extra for extra in extras if inspect.isfunction(extra)), None)
+
+
 def _option(name: str, default: Any, hint: Any) -> Option:
     constraint: Constraint | None = None
     told = ""
@@ -282,7 +335,7 @@ def _within(what: str, value: Any, option: Option) -> Any:
 
 
 def scalar(value: Any) -> Any:
-    """Text as the number or truth value it looks like; anything else as it is.
+    """Text as the YAML scalar it looks like, 5e-7 being a number; anything else as it is.
 
     Example:
         >>> scalar("1e-3"), scalar("true"), scalar("phrases")
@@ -291,6 +344,12 @@ def scalar(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return float(value)
+        return float(value) if "." in value or "e" in value.lower() else int(value)
     except ValueError:
-        return {"true": True, "false": False}.get(value.lower(), value)
+        pass
+    import yaml
+
+    try:
+        return yaml.safe_load(value) if value else value
+    except yaml.YAMLError:
+        return value  # text such as a lone brace, for whoever takes text

@@ -27,6 +27,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from trueline.processes import is_first
+
 Watch: TypeAlias = Callable[[str], Callable[[int, int], None]]
 """Called with a stage's title; gives what is called with (done, all)."""
 
@@ -55,11 +57,6 @@ class _Results(Console):
         """Print, on the first process alone."""
         if is_first():
             super().print(*objects, **how)
-
-
-def is_first() -> bool:
-    """Whether this process is the only one, or the first of several that a launcher started."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 console = Console(stderr=True)

@@ -13,7 +13,18 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from trueline.cli.common import Json, console, out, print_json
+from trueline.cli.common import (
+    READING,
+    Form,
+    Json,
+    Limit,
+    Name,
+    SkipBad,
+    Split,
+    console,
+    out,
+    print_json,
+)
 from trueline.cli.signature import Late, command
 from trueline.errors import UserError
 from trueline.terminal import counting
@@ -25,11 +36,6 @@ if TYPE_CHECKING:
     from trueline.runs.data import Looked
 
 Source = Annotated[str, typer.Argument(help="A file, a directory, or a hub id (org/name).")]
-Split = Annotated[str, typer.Option(help="Split of a hub data set or of a directory.")]
-Name = Annotated[str | None, typer.Option(help="Configuration of a hub data set.")]
-Form = Annotated[str | None, typer.Option(help="The data's form, where its columns do not tell.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out and count them.")]
-Limit = Annotated[int | None, typer.Option(help="Stop after this many examples.")]
 Output = Annotated[
     Path, typer.Argument(help="File to write, its ending says the type; a folder for several.")
 ]
@@ -41,13 +47,6 @@ STYLES = {"prompt": "dim", "chosen": "green", "desirable": "green", "rejected": 
 SHOWN = 600  # characters of each part of the example that is shown
 PLACES = 2  # places of each reason on the terminal; the report and the manifest have more
 
-READING = {
-    "split": (Split, "train"),
-    "name": (Name, None),
-    "form": (Form, None),
-    "skip_bad": (SkipBad, False),
-    "limit": (Limit, None),
-}
 WRITING = {"overwrite": (Overwrite, False), "html": (Html, True), "json": (Json, False)}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trueline.cli.common import Json, console, out, print_json
+from trueline.cli.common import READING, Json, Limit, console, out, print_json
 from trueline.cli.signature import Late
 
 if TYPE_CHECKING:
@@ -23,11 +23,6 @@ Reference = Annotated[
     str | None,
     typer.Option("--reference", help="The model that training started from, to compare with."),
 ]
-Split = Annotated[str, typer.Option(help="Split of a hub data set or of a directory.")]
-Name = Annotated[str | None, typer.Option(help="Configuration of a hub data set.")]
-Form = Annotated[str | None, typer.Option(help="The data's form, where its columns do not tell.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out and count them.")]
-Limit = Annotated[int | None, typer.Option(help="Stop after this many examples.")]
 AsChat = Annotated[
     bool, typer.Option("--as-chat", help="Make turns of plain text, for the chat template.")
 ]
@@ -46,11 +41,7 @@ Save = Annotated[
 
 ASKED_OF = {"model": (Model, ...), "data": (Data, ...), "reference": (Reference, None)}
 HOW = {
-    "split": (Split, "train"),
-    "name": (Name, None),
-    "form": (Form, None),
-    "skip_bad": (SkipBad, False),
-    "limit": (Limit, None),
+    **READING,
     "as_chat": (AsChat, False),
     "dtype": (Dtype, None),
     "device": (Device, None),

@@ -79,7 +79,7 @@ def evaluate(
     report` read them.
     """
     from trueline import plugins
-    from trueline.runs.evaluate import rank, read_options, run_evaluation
+    from trueline.runs.evaluate import read_options, run_evaluation
 
     if list_names:
         plugins.load(imports or [])
@@ -94,7 +94,7 @@ def evaluate(
     }  # fmt: skip
     options = read_options(config, {k: v for k, v in given.items() if v not in (None, [])})
     results = run_evaluation(options, quiet=json, show=_show)
-    if json and rank() == 0:
+    if json:
         print_json(results if len(results["models"]) > 1 else results["models"][0])
 
 

@@ -12,8 +12,8 @@ from trueline.config.arguments import (
     load_run_config,
     parse_overrides,
     read_yaml,
-    scalar,
 )
+from trueline.options import scalar
 
 __all__ = [
     "NOT_NEEDED",

@@ -7,7 +7,6 @@ Trueline does not need is accepted and reported, never silently ignored.
 from __future__ import annotations
 
 import dataclasses
-import os
 import types
 import typing
 from collections.abc import Collection, Iterable, Mapping
@@ -22,6 +21,8 @@ from transformers import TrainingArguments
 import trueline.trl as trl
 from trueline.config.ranges import check_ranges
 from trueline.errors import UserError
+from trueline.options import scalar
+from trueline.processes import started
 from trueline.registry import nearest
 
 
@@ -223,7 +224,7 @@ class AlignmentConfig(TrainingArguments):
                 "loss_type is missing: name the objective to train, such as dpo, kto, orpo or "
                 "kldo (`trueline objectives` lists all). TRL says it with its script's name"
             )
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
+        if started() > 1 and not torch.accelerator.is_available():
             self.use_cpu = True  # or accelerate takes each of several processes for the only one
         if self.bf16 is None:
             self.bf16 = (
@@ -376,20 +377,6 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{path} must hold key: value lines, got a {type(value).__name__}")
     return {str(key): entry for key, entry in value.items()}
-
-
-def scalar(value: Any) -> Any:
-    """A command-line string as the YAML scalar it looks like; 5e-7 is a number here."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return float(value) if "." in value or "e" in value.lower() else int(value)
-    except ValueError:
-        pass
-    try:
-        return yaml.safe_load(value) if value else value
-    except yaml.YAMLError:
-        return value  # text such as a lone brace, for whoever takes text
 
 
 def coerce(key: str, value: Any, hint: Any) -> Any:

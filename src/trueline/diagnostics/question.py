@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 import torch
 
@@ -25,7 +25,7 @@ from trueline.data import load_examples
 from trueline.data.chat import as_chat as chat
 from trueline.errors import UserError
 from trueline.models import load_model, load_tokenizer
-from trueline.options import arguments
+from trueline.options import arguments, opening
 from trueline.prompts import Progress
 from trueline.records import Example
 from trueline.registry import Registry
@@ -148,6 +148,30 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class TrainedWith:
+    """What a model is, or would be, trained with."""
+
+    objective: Any
+    given: Mapping[str, Any]
+
+    def options(self, asked: Asked) -> dict[str, Any]:
+        """The objective's options: a run's own, or those that were given."""
+        run = asked.objective_options
+        return dict(self.given if run is None else run)
+
+
+def trained_with(
+    *,
+    objective: Annotated[str, "What the model is (or would be) trained with."] = "dpo",
+    beta: Annotated[float | None, "The objective's beta (IPO's tau)."] = None,
+    gamma: Annotated[float | None, "The gamma of gamma_dpo."] = None,
+) -> TrainedWith:
+    """Opens the argument of a question that reads an objective."""
+    given = {"beta": beta, "gamma": gamma}
+    return TrainedWith(objective, {k: v for k, v in given.items() if v is not None})
+
+
+@dataclass(frozen=True)
 class Question:
     """A registered question: what it measures on, and which findings it gives."""
 
@@ -183,7 +207,9 @@ def question(name: str, *, needs: Needs, gives: Sequence[str] = ()) -> Callable[
     """
 
     def add(function: Ask) -> Ask:
-        QUESTIONS.add(str(name), Question(str(name), function, needs, tuple(gives) or (name,)))
+        QUESTIONS.add(
+            str(name), Question(str(name), opening(function), needs, tuple(gives) or (name,))
+        )
         return function
 
     return add

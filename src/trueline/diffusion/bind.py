@@ -25,7 +25,7 @@ from trueline.diffusion.objectives import sdpo
 from trueline.errors import UserError
 from trueline.logprobs import CompletionLogProbs, PairedLogProbs
 from trueline.objectives import OBJECTIVES, Objective, coefficients
-from trueline.objectives.base import BoundObjective
+from trueline.objectives.base import BoundObjective, checked
 from trueline.registry import UnknownNameError, nearest
 
 NEEDS_TEXT = {
@@ -107,15 +107,7 @@ def bind_diffusion(
         'Azar et al. 202'
     """
     spec = find(name)
-    given = dict(options or {})
-    for key in given:
-        if key not in spec.options:
-            known = ", ".join(f"{k}={v}" for k, v in spec.options.items()) or "none"
-            raise UserError(
-                f"option {key!r} has no effect on objective {spec.name!r}"
-                f"{nearest(key, spec.options)} (its options: {known})"
-            )
-    checked = {key: spec.declared[key].check(value, spec.name) for key, value in given.items()}
+    values = checked(spec, options or {})
     if sdpo_mu is not None:
         if spec.layout != "paired":
             raise UserError(
@@ -124,7 +116,7 @@ def bind_diffusion(
             )
         if not 0 <= sdpo_mu < 1:
             raise UserError(f"sdpo_mu must be in [0, 1), got {sdpo_mu}")
-    bound = BoundDiffusion(spec, {**spec.options, **checked}, sdpo_mu)
+    bound = BoundDiffusion(spec, values, sdpo_mu)
     if sdpo_mu is not None and bound.one_sided:
         raise UserError(
             f"sdpo_mu has no effect on objective {spec.name!r} with these options: no gradient "
@@ -184,8 +176,8 @@ def from_language(spec: Objective) -> DiffusionObjective:
             ("value", "slopes"),
         )
     return DiffusionObjective(
-        spec.name, function, "paired", True, False, spec.equation, spec.source, coupling, None,
-        options=spec.options, declared=spec.declared,
+        name=spec.name, function=function, layout="paired", reference=True, coupling=coupling,
+        equation=spec.equation, source=spec.source, options=spec.options, declared=spec.declared,
     )  # fmt: skip
 
 

@@ -1,15 +1,14 @@
 """What a diffusion objective is to the rest of Trueline: a pure function and the facts about it.
 
-The analog of :mod:`trueline.objectives.base`, over predictions in place of log-probs. The decorator
-:func:`diffusion_objective` declares, once, what the trainer, the command line and the documentation
-need to know.
+It is declared as an objective on text is (:class:`trueline.objectives.base.Declaration`), over
+predictions in place of log-probs: :func:`diffusion_objective` says, once, what the trainer, the
+command line and the documentation need to know.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -17,7 +16,8 @@ from torch import Tensor
 from trueline.batching import View
 from trueline.diffusion.models.predictions import AnyPredictions
 from trueline.errors import UserError
-from trueline.options import Option, options_of
+from trueline.objectives.base import Declaration
+from trueline.options import options_of
 from trueline.registry import Registry
 
 Function = TypeVar("Function", bound=Callable[..., Tensor])
@@ -48,9 +48,9 @@ class Coupling:
         )
 
 
-@dataclass(frozen=True)
-class DiffusionObjective:
-    """An objective's function with the facts declared about it.
+@dataclass(frozen=True, kw_only=True)
+class DiffusionObjective(Declaration):
+    """An objective on images with the facts declared about it.
 
     ``layout`` is ``"paired"``, ``"unpaired"`` or ``"completion"`` (the images to imitate). A
     function returns (B,) losses to be averaged over the effective batch. ``one_sided`` says
@@ -58,23 +58,10 @@ class DiffusionObjective:
     ``squared_error`` whether the losses are mean squared errors, which timesteps' weights apply to.
     """
 
-    name: str
-    function: Callable[..., Tensor]
-    layout: View
-    reference: bool
-    epsilon_only: bool
-    equation: str
-    source: str
+    epsilon_only: bool = False
     coupling: Coupling | None = None
     one_sided: Callable[[Mapping[str, Any]], bool] | None = None
     squared_error: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
-    declared: Mapping[str, Option] = field(default_factory=dict)
-
-    @property
-    def summary(self) -> str:
-        """The first line of the function's docstring."""
-        return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
 
 
 DIFFUSION_OBJECTIVES: Registry[DiffusionObjective] = Registry("diffusion objective")
@@ -113,10 +100,11 @@ def diffusion_objective(
 
     def register(function: Function) -> Function:
         declared = options_of(function, () if coupling is None else coupling.arguments)
-        defaults = {key: option.default for key, option in declared.items()}
         spec = DiffusionObjective(
-            name, function, layout, reference, epsilon_only, equation, source, coupling,
-            one_sided, squared_error, defaults, declared,
+            name=name, function=function, layout=layout, reference=reference, equation=equation,
+            source=source, epsilon_only=epsilon_only, coupling=coupling, one_sided=one_sided,
+            squared_error=squared_error, aliases=tuple(aliases),
+            options={key: option.default for key, option in declared.items()}, declared=declared,
         )  # fmt: skip
         DIFFUSION_OBJECTIVES.add(name, spec, aliases)
         return function

@@ -7,7 +7,7 @@ what the trainer, the command line and the documentation need to know about it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -18,7 +18,7 @@ from trueline.batching import View
 from trueline.errors import UserError
 from trueline.logprobs import CompletionLogProbs, PairedLogProbs, UnpairedLogProbs
 from trueline.options import Option, options_of
-from trueline.registry import Registry
+from trueline.registry import Registry, nearest
 
 LogProbs: TypeAlias = CompletionLogProbs | PairedLogProbs | UnpairedLogProbs
 Function = TypeVar("Function", bound=Callable[..., Tensor])
@@ -44,8 +44,58 @@ class Statistic:
     log_space: bool = False
 
 
-@dataclass(frozen=True)
-class Objective:
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """What is declared of an objective on text or on pictures: its function, what it takes
+    (``layout``), whether it reads a reference, its equation and source, and its options, whose
+    defaults and ranges the function's signature says."""
+
+    name: str
+    function: Callable[..., Tensor]
+    layout: View
+    reference: bool
+    equation: str
+    source: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    declared: Mapping[str, Option] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """The first line of the function's docstring."""
+        return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
+
+
+def known(given: Iterable[str], specs: Sequence[Declaration]) -> None:
+    """Every option is one that at least one of these objectives has.
+
+    Raises:
+        UserError: one has no effect; the message names the nearest.
+    """
+    options = {key: value for spec in specs for key, value in spec.options.items()}
+    for key in given:
+        if key not in options:
+            listed = ", ".join(f"{k}={v}" for k, v in options.items()) or "none"
+            names = " + ".join(spec.name for spec in specs)
+            raise UserError(
+                f"option {key!r} has no effect on objective {names!r}"
+                f"{nearest(key, options)} (its options: {listed})"
+            )
+
+
+def checked(spec: Declaration, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A value for each of the objective's options.
+
+    Raises:
+        UserError: an option that it does not have, of the wrong type or out of range.
+    """
+    known(given, [spec])
+    found = {key: spec.declared[key].check(value, spec.name) for key, value in given.items()}
+    return {**spec.options, **found}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective(Declaration):
     """An objective's function with the facts declared about it.
 
     ``coupled`` says that the function returns one scalar whose gradient depends on the whole
@@ -53,26 +103,12 @@ class Objective:
     scalar of class means E+ and E-, to which parts of a batch add up.
     """
 
-    name: str
-    function: Callable[..., Tensor]
-    layout: View
-    reference: bool
-    coupled: bool
-    statistic: Statistic | None
-    equation: str
-    estimates: str
-    source: str
+    coupled: bool = False
+    statistic: Statistic | None = None
+    estimates: str = ""
     metrics: Callable[..., Mapping[str, Tensor]] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    declared: Mapping[str, Option] = field(default_factory=dict)
-    aliases: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     per_token: bool = False
-
-    @property
-    def summary(self) -> str:
-        """The first line of the function's docstring."""
-        return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
 
 
 OBJECTIVES: Registry[Objective] = Registry("objective")
@@ -119,9 +155,10 @@ def objective(
     def register(function: Function) -> Function:
         declared = options_of(function, () if statistic is None else (statistic.argument,))
         spec = Objective(
-            name, function, layout, reference, coupled, statistic, equation, estimates, source,
-            metrics, {key: option.default for key, option in declared.items()}, declared,
-            tuple(aliases), tuple(requires), per_token,
+            name=name, function=function, layout=layout, reference=reference, equation=equation,
+            source=source, coupled=coupled, statistic=statistic, estimates=estimates,
+            metrics=metrics, aliases=tuple(aliases), requires=tuple(requires), per_token=per_token,
+            options={key: option.default for key, option in declared.items()}, declared=declared,
         )  # fmt: skip
         OBJECTIVES.add(name, spec, aliases)
         return function

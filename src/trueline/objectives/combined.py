@@ -135,9 +135,9 @@ def _sum(specs: Sequence[Objective], name: str) -> Objective:
 
     function.__doc__ = f"The weighted sum {name}."
     return Objective(
-        name,
-        function,
-        layout,
+        name=name,
+        function=function,
+        layout=layout,
         reference=any(spec.reference for spec in specs),
         coupled=any(spec.coupled for spec in specs),
         statistic=next((spec.statistic for spec in specs if spec.statistic is not None), None),

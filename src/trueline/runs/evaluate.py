@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trueline import plugins
 from trueline.evaluation.harness.broken import NO_LONGER
-from trueline.evaluation.harness.ranks import rank
+from trueline.processes import rank
 from trueline.runs import record
 from trueline.runs.run import Run
 from trueline.terminal import watching
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trueline.evaluation.utility.base import Measurement
     from trueline.results import Finding
 
-__all__ = ["DEFAULTS", "NO_LONGER", "build_setup", "by_label", "evaluate", "export", "rank"]
+__all__ = ["DEFAULTS", "NO_LONGER", "build_setup", "by_label", "evaluate", "export"]
 __all__ += ["read_options", "run_evaluation"]
 
 Show: TypeAlias = "Callable[[str, Sequence[Finding], Sequence[str], Path], None]"

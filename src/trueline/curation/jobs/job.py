@@ -26,8 +26,8 @@ from trueline.data.load import Examples, LoadReport
 from trueline.data.readers import DataError
 from trueline.data.sources import MANIFEST
 from trueline.errors import UserError
-from trueline.evaluation.harness.ranks import rank, world_size
 from trueline.files import write_json
+from trueline.processes import rank, started
 from trueline.records import Example, RecordError
 from trueline.results import Finding, manifest
 
@@ -142,7 +142,7 @@ class Job:
         for chunk in self.chunks(size, stage):
             path = folder / f"{chunk.index:07d}-{chunk.digest}.json"
             files.append(path)
-            if chunk.index % world_size() != rank():
+            if chunk.index % started() != rank():
                 continue
             if path.exists():
                 self.resumed += len(chunk.examples)

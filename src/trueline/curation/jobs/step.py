@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from trueline.curation.jobs.job import Curated, Job, Progress
 from trueline.data.load import Examples
 from trueline.errors import UserError
-from trueline.options import arguments
+from trueline.options import arguments, opening
 from trueline.records import Example
 from trueline.registry import Registry
 from trueline.results import Finding
@@ -66,6 +66,11 @@ class Work:
         return self.source
 
     @property
+    def writing(self) -> dict[str, Any]:
+        """How the output is written, as the house's own steps take it."""
+        return {"form": self.form, "overwrite": self.overwrite, "progress": self.progress}
+
+    @property
     def job(self) -> Job:
         """The job of a step that yields examples."""
         assert self._job is not None
@@ -97,7 +102,7 @@ class Curation:
         """
         first = main[0] if main else None
         call = arguments(f"step {self.name!r}", self.make, first, options, skip=1)
-        if not inspect.isgeneratorfunction(self.make):
+        if not inspect.isgeneratorfunction(inspect.unwrap(self.make)):
             made: Curated | None = self.make(work, **call)
             return made
         job = Job(self.name, work.examples, work.output, call, work.form, work.overwrite,
@@ -118,7 +123,8 @@ Step = TypeVar("Step", bound=Callable[..., Any])
 
 
 def curates(name: str, *, reads: bool = True, to: str = "example") -> Callable[[Step], Step]:
-    """Register a function of :class:`Work` as a curation step.
+    """Register a function of :class:`Work` as a curation step; its keyword-only arguments are its
+    options, those that are opened by other functions (:func:`trueline.options.opening`) by theirs.
 
     Args:
         name: what `trueline data` calls it.
@@ -127,7 +133,7 @@ def curates(name: str, *, reads: bool = True, to: str = "example") -> Callable[[
     """
 
     def add(function: Step) -> Step:
-        CURATIONS.add(name, Curation(name, function, reads, to))
+        CURATIONS.add(name, Curation(name, opening(function), reads, to))
         return function
 
     return add

@@ -41,7 +41,7 @@ from trueline.curation.selection.similarity import STRATEGIES
 from trueline.curation.selection.vectors import Cached
 from trueline.data.load import Examples
 from trueline.errors import UserError
-from trueline.evaluation.harness.ranks import rank
+from trueline.processes import rank
 from trueline.records import Example
 
 ASKED = 256  # examples whose pairs a judge is asked about together

@@ -12,7 +12,7 @@ import numpy as np
 from trueline.curation.jobs.chunks import Chunk
 from trueline.curation.jobs.disk import DiskTable, digest
 from trueline.curation.selection.embed import Array, Embedder
-from trueline.evaluation.harness.ranks import rank
+from trueline.processes import rank
 from trueline.records import Completion, Example
 
 log = logging.getLogger(__name__)

@@ -9,10 +9,11 @@ from trueline.diagnostics.entanglement.finding import entanglement as measured
 from trueline.diagnostics.question import (
     Asked,
     Loader,
+    TrainedWith,
     note_plain_text,
     question,
+    trained_with,
 )
-from trueline.diagnostics.ranking.question import options_of
 from trueline.diagnostics.ranking.scores import PairIndex
 from trueline.models import check_vocabulary
 from trueline.objectives import bind
@@ -25,9 +26,7 @@ from trueline.runs.record import Key
 def entanglement(
     asked: Asked,
     *,
-    objective: Annotated[str, "What the model is (or would be) trained with."] = "dpo",
-    beta: Annotated[float | None, "The objective's beta (IPO's tau)."] = None,
-    gamma: Annotated[float | None, "The gamma of gamma_dpo."] = None,
+    trained: Annotated[TrainedWith, trained_with],
     max_pairs: Annotated[int, "Measure so many pairs, drawn at random."] = 64,
     batch_size: Annotated[int, "Pairs in a step and in a forward pass."] = 8,
     heat_maps: Annotated[int, "Pairs to compare token with token."] = 2,
@@ -39,8 +38,8 @@ def entanglement(
         asked.model,
         asked.reference,
         asked.examples,
-        objective=objective,
-        options=options_of(asked, beta, gamma),
+        objective=trained.objective,
+        options=trained.options(asked),
         max_pairs=max_pairs,
         batch_size=batch_size,
         heat_maps=heat_maps,

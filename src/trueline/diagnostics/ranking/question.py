@@ -9,8 +9,10 @@ from typing import Annotated, Any
 from trueline.diagnostics.question import (
     Asked,
     Loader,
+    TrainedWith,
     note_plain_text,
     question,
+    trained_with,
 )
 from trueline.diagnostics.ranking.data import check_output
 from trueline.diagnostics.ranking.data import write_difficulty as write
@@ -34,9 +36,7 @@ from trueline.terminal import console
 def ranking(
     asked: Asked,
     *,
-    objective: Annotated[str, "What the model is (or would be) trained with."] = "dpo",
-    beta: Annotated[float | None, "The objective's beta (IPO's tau)."] = None,
-    gamma: Annotated[float | None, "The gamma of gamma_dpo."] = None,
+    trained: Annotated[TrainedWith, trained_with],
     raters: Annotated[
         str, "Share who prefer the chosen answer, or 'scores': votes as scores."
     ] = "1",
@@ -65,8 +65,8 @@ def ranking(
         asked.examples,
         max_length=max_length,
         max_tokens=max_tokens,
-        objective=objective,
-        options=options_of(asked, beta, gamma),
+        objective=trained.objective,
+        options=trained.options(asked),
         alpha=_alpha(raters),
         loss=loss,
         seed=asked.seed,
@@ -85,14 +85,6 @@ def ranking(
             highlight=False,
         )
     return finding
-
-
-def options_of(asked: Asked, beta: float | None, gamma: float | None) -> dict[str, Any]:
-    """The objective's options: a run's own, or those that were given."""
-    if asked.objective_options is not None:
-        return dict(asked.objective_options)
-    given = {"beta": beta, "gamma": gamma}
-    return {key: value for key, value in given.items() if value is not None}
 
 
 def _alpha(raters: str) -> float | str:

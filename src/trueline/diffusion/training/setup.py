@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from trueline.diffusion.models.adapters import add_adapter
 from trueline.diffusion.models.families import TextToImage
 from trueline.diffusion.training.step import Reference
 from trueline.errors import UserError
+from trueline.processes import started
 
 
 def make_accelerator(config: DiffusionConfig) -> Any:
@@ -32,11 +32,10 @@ def make_accelerator(config: DiffusionConfig) -> Any:
     from accelerate.utils import ProjectConfiguration
 
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
-    world = int(os.environ.get("WORLD_SIZE", "1"))
     try:
         accelerator = Accelerator(
             # told so, it joins the processes of torchrun where there is no GPU, too
-            cpu=world > 1 and not torch.accelerator.is_available(),
+            cpu=started() > 1 and not torch.accelerator.is_available(),
             mixed_precision=config.mixed_precision,
             log_with=list(config.report_to) or None,
             project_config=ProjectConfiguration(config.output_dir),
@@ -49,9 +48,9 @@ def make_accelerator(config: DiffusionConfig) -> Any:
             f"diffusion align runs on one process or as data parallel, not with {kind}; use_peft: "
             "true and gradient_checkpointing: true fit large models on one device"
         )
-    if world != accelerator.num_processes:
+    if started() != accelerator.num_processes:
         raise UserError(
-            f"the launcher started {world} processes and accelerate knows "
+            f"the launcher started {started()} processes and accelerate knows "
             f"{accelerator.num_processes}: each would train alone; launch with `accelerate launch "
             "--num_processes N -m trueline diffusion align ...`"
         )

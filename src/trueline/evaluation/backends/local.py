@@ -83,7 +83,7 @@ def load_local(
 def _device() -> str:
     import torch
 
-    from trueline.evaluation.harness.ranks import local_rank
+    from trueline.processes import local_rank
 
     if torch.cuda.is_available():
         return f"cuda:{local_rank()}"

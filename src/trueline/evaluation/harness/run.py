@@ -18,12 +18,12 @@ from trueline.errors import UserError
 from trueline.evaluation.harness.cases import Watch, prepare
 from trueline.evaluation.harness.judging import Judged, judge_cases
 from trueline.evaluation.harness.log import Judgement, read_judgements
-from trueline.evaluation.harness.ranks import rank
 from trueline.evaluation.harness.setup import Setup, claim_folder
 from trueline.evaluation.harness.store import Store
 from trueline.evaluation.judges.base import Judge
 from trueline.evaluation.sorting import sort_answer
 from trueline.files import append, mend
+from trueline.processes import rank
 from trueline.runs.record import JUDGEMENTS
 
 STORES = ("prompts", "answers", "replies", "verdicts")

@@ -118,14 +118,14 @@ def complete(
     Raises:
         UserError: the work left a piece undone.
     """
-    from trueline.evaluation.harness.ranks import barrier, rank, world_size
+    from trueline.processes import barrier, rank, started
 
     first: dict[str, int] = {}
     for index, key in enumerate(keys):
         if key not in store:
             first.setdefault(key, index)
     barrier()  # nobody writes before everybody has seen the same list
-    mine = list(first.values())[rank() :: world_size()]
+    mine = list(first.values())[rank() :: started()]
     if mine:
         work(mine, lambda index, row: store.add(keys[index], row))
     undone = sum(keys[index] not in store for index in mine)
@@ -134,6 +134,6 @@ def complete(
             f"expected {len(mine)} new rows in {store.path.name}, got {len(mine) - undone}"
         )
     barrier()
-    if world_size() > 1:
+    if started() > 1:
         store.reload()
     return len(mine)

@@ -12,10 +12,10 @@ from trueline.errors import UserError
 from trueline.evaluation.backends.base import Backend, Decoding, Request, ask
 from trueline.evaluation.generation import Generation
 from trueline.evaluation.harness.cases import Watch
-from trueline.evaluation.harness.ranks import rank
 from trueline.evaluation.harness.setup import Setup
 from trueline.evaluation.harness.store import Store
 from trueline.evaluation.plugins import Plugin, register
+from trueline.processes import rank
 from trueline.records import Message
 from trueline.registry import Registry
 from trueline.results import Finding

@@ -1,61 +1,83 @@
-"""What the options of the curating verbs name, opened: data, models, judges, refusals."""
+"""What the options of the curating verbs name, opened: data, models, judges, refusals.
+
+A function here whose arguments are keyword-only opens an argument of a step, and its options are
+the step's (:func:`trueline.options.opening`).
+"""
 
 from __future__ import annotations
 
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
+from trueline.curation import (
+    PREFIXES,
+    Answering,
+    Cached,
+    Instructed,
+    Labels,
+    Leakage,
+    PolicyEmbedder,
+    Precomputed,
+    Recorded,
+    Refusals,
+    SentenceEmbedder,
+    Size,
+    keyword_scores,
+)
+from trueline.curation.labels import ResponseScorer
+from trueline.curation.leakage import NEAR, evaluation_prompts
+from trueline.curation.refusals.writers import DECLINE, REWRITE, ResponseLabeler, Writer
+from trueline.curation.safety import THRESHOLD
+from trueline.curation.selection.embed import Vectors
+from trueline.data import Examples, load_examples
 from trueline.errors import UserError
+from trueline.evaluation.backends import Decoding, open_backend
+from trueline.evaluation.backends.local import load_local
+from trueline.evaluation.judges import JUDGES
+from trueline.evaluation.judges.base import Judge
+from trueline.evaluation.judges.language import harm_scores
+from trueline.evaluation.plugins import parse_spec
 
-if TYPE_CHECKING:
-    from trueline.curation import Labels, Leakage, Refusals, Size
-    from trueline.curation.labels import ResponseScorer
-    from trueline.curation.refusals.writers import ResponseLabeler, Writer
-    from trueline.curation.selection.embed import Vectors
-    from trueline.data import Examples
-    from trueline.evaluation.judges.base import Judge
-
-
-def examples(
-    source: str,
-    split: str,
-    name: str | None,
-    form: str | None,
-    skip_bad: bool,
-    limit: int | None,
-) -> Examples:
-    """The data."""
-    from trueline.data import load_examples
-
-    return load_examples(source, split=split, name=name, form=form, skip_bad=skip_bad, limit=limit)
+Seed = Annotated[int, "Seed of everything drawn."]
+Against = Annotated[list[str] | None, "Evaluation data whose prompts must not leak (repeat)."]
+LeakNear = Annotated[float | None, "Similarity of a near-leak (default 0.8)."]
+DropLeaks = Annotated[bool, "Leave leaking rows out."]
 
 
-def labels(by: str, threshold: float | None, relabel: bool, url: str | None) -> Labels:
+def labels(
+    *,
+    label_by: Annotated[
+        str,
+        "Who labels prompts that have no label: given (nobody), keywords (a weak baseline), "
+        "or a judging model (a folder, a hub id, or a server's name with --judge-url).",
+    ] = "given",
+    threshold: Annotated[float | None, "Harmful from this score of 1 to 10 on (default 6)."] = None,
+    relabel: Annotated[bool, "Let it overrule labels in the data."] = False,
+    judge_url: Annotated[str | None, "OpenAI-compatible server of --label-by."] = None,
+) -> Labels:
     """Who labels prompts."""
-    from trueline.curation import Labels, keyword_scores
-    from trueline.curation.safety import THRESHOLD
-    from trueline.evaluation.judges.language import harm_scores
-
     limit = THRESHOLD if threshold is None else threshold
-    if by in ("given", "keywords"):
-        if url is not None:
-            raise UserError(f"--judge-url has no effect with --label-by {by}")
-        if by == "given":
+    if label_by in ("given", "keywords"):
+        if judge_url is not None:
+            raise UserError(f"--judge-url has no effect with --label-by {label_by}")
+        if label_by == "given":
             return Labels(threshold=limit, relabel=relabel)
         return Labels(keyword_scores, "keywords (weak baseline)", limit, relabel)
-    from trueline.evaluation.backends import open_backend
-
-    backend = open_backend(by, base_url=url)
-    return Labels(harm_scores(backend), by, limit, relabel, dict(backend.facts))
+    backend = open_backend(label_by, base_url=judge_url)
+    return Labels(harm_scores(backend), label_by, limit, relabel, dict(backend.facts))
 
 
-def refusals(by: str, bank: Path | None, max_share: float, seed: int) -> Refusals:
+def refusals(
+    *,
+    refusals: Annotated[
+        str, "Refusals: bank, topics (they name the topic), or a model's folder."
+    ] = "bank",
+    bank: Annotated[Path | None, "Bank of your own, one refusal a line."] = None,
+    max_share: Annotated[float, "Largest share of rows for one refusal."] = 0.02,
+    seed: Seed = 0,
+) -> Refusals:
     """Where refusals come from."""
-    from trueline.curation import Instructed, Refusals
-    from trueline.curation.refusals.writers import DECLINE
-    from trueline.evaluation.backends import Decoding, open_backend
-
     texts = None
     if bank is not None:
         try:
@@ -64,10 +86,11 @@ def refusals(by: str, bank: Path | None, max_share: float, seed: int) -> Refusal
             raise UserError(f"{bank} cannot be read: {error}") from None
         if not texts:
             raise UserError(f"{bank} holds no refusal; write one a line")
-    if by in ("bank", "topics"):
-        return Refusals("bank" if by == "bank" else "topics", None, texts, max_share, seed)
+    if refusals in ("bank", "topics"):
+        kind = "bank" if refusals == "bank" else "topics"
+        return Refusals(kind, None, texts, max_share, seed)  # type: ignore[arg-type]
     decoding = Decoding(max_new_tokens=96, temperature=1.0, seed=seed)
-    writer = Instructed(open_backend(by), DECLINE, decoding)
+    writer = Instructed(open_backend(refusals), DECLINE, decoding)
     return Refusals("model", writer, texts, max_share, seed)
 
 
@@ -101,9 +124,6 @@ def _goodness(verdict: Any) -> float | None:
 
 
 def _judge(name: str, measure: Any) -> Judge:
-    from trueline.evaluation.judges import JUDGES
-    from trueline.evaluation.plugins import parse_spec
-
     spec = parse_spec(name)
     judge = JUDGES[spec.name].of(spec)
     if measure is not None and measure not in judge.measures:
@@ -111,51 +131,59 @@ def _judge(name: str, measure: Any) -> Judge:
     return judge
 
 
-def leakage(against: list[str] | None, near: float | None, drop: bool) -> Leakage | None:
+def unseen(*, against: Against = None, leak_near: LeakNear = None) -> Leakage | None:
     """Evaluation prompts that must not leak."""
-    from trueline.curation import Leakage
-    from trueline.curation.leakage import NEAR, evaluation_prompts
+    return leakage(against=against, leak_near=leak_near)
 
+
+def leakage(
+    *, against: Against = None, leak_near: LeakNear = None, drop_leaks: DropLeaks = False
+) -> Leakage | None:
+    """Evaluation prompts that must not leak, and what becomes of rows that do."""
     if not against:
-        for option, given in (("--leak-near", near is not None), ("--drop-leaks", drop)):
+        for option, given in (("--leak-near", leak_near is not None), ("--drop-leaks", drop_leaks)):
             if given:
                 raise UserError(f"{option} has no effect without --against")
         return None
     prompts = chain.from_iterable(evaluation_prompts(source) for source in against)
-    return Leakage(prompts, NEAR if near is None else near)
+    return Leakage(prompts, NEAR if leak_near is None else leak_near)
 
 
-def size(fraction: float | None, count: int | None, threshold: float | None) -> Size | None:
+def size(
+    *,
+    fraction: Annotated[float | None, "Share of prompts to take."] = None,
+    count: Annotated[int | None, "Number of prompts to take."] = None,
+    threshold: Annotated[float | None, "easy: cosines up to it; hard: from it on."] = None,
+) -> Size | None:
     """How many pairs to take; None where no option says so."""
-    from trueline.curation import Size
-
     if fraction is count is threshold is None:
         return None
     return Size(fraction, count, threshold)
 
 
 def vectors(
-    policy: str | None,
-    sentence: str | None,
-    file: Path | None,
-    max_length: int | None,
-    context: bool,
-    batch_size: int | None,
-    cache: Path | None,
+    *,
+    policy: Annotated[str | None, "Embed with this model's last hidden layer."] = None,
+    sentence_model: Annotated[
+        str | None, "Embed with this sentence-embedding model (extra embed)."
+    ] = None,
+    vectors: Annotated[Path | None, "A .npy file with one row for each response."] = None,
+    max_length: Annotated[int | None, "Tokens of a response, with --policy (default 512)."] = None,
+    context: Annotated[bool, "With --policy: the response sees its prompt."] = False,
+    batch_size: Annotated[int | None, "Responses in a forward pass."] = None,
+    cache: Annotated[Path | None, "Folder that keeps vectors."] = None,
 ) -> Vectors:
     """What gives a response its vector."""
-    from trueline.curation import Cached, PolicyEmbedder, Precomputed, SentenceEmbedder
-
-    if sum(option is not None for option in (policy, sentence, file)) != 1:
+    if sum(option is not None for option in (policy, sentence_model, vectors)) != 1:
         raise UserError("give one of --policy, --sentence-model and --vectors")
     if policy is None and (max_length is not None or context):
         raise UserError("--max-length and --context have no effect without --policy")
-    if file is not None:
+    if vectors is not None:
         if cache is not None or batch_size is not None:
             raise UserError("--cache and --batch-size have no effect with --vectors")
-        return Precomputed(file)
-    if sentence is not None:
-        return Cached(SentenceEmbedder(sentence, batch_size=batch_size or 64), cache)
+        return Precomputed(vectors)
+    if sentence_model is not None:
+        return Cached(SentenceEmbedder(sentence_model, batch_size=batch_size or 64), cache)
     loaded, tokenizer = model(str(policy))
     embedder = PolicyEmbedder(
         loaded,
@@ -169,37 +197,41 @@ def vectors(
 
 def model(name: str) -> tuple[Any, Any]:
     """A causal language model and its tokenizer, on this process's device."""
-    from trueline.evaluation.backends.local import load_local
-
     return load_local(name).local
 
 
 def answers(name: str, max_new_tokens: int, skip_bad: bool) -> Writer:
     """A model's answers: generated where ``name`` is a model's folder, else read from data."""
-    from trueline.curation import Answering, Recorded
-    from trueline.data import load_examples
-    from trueline.evaluation.backends import Decoding, open_backend
-
     if (Path(name) / "config.json").exists():
         return Answering(open_backend(name), Decoding(max_new_tokens=max_new_tokens))
     return Recorded(load_examples(name, skip_bad=skip_bad))
 
 
-def prefix(name: str | None, custom: str | None) -> str:
+def prefix(
+    *,
+    prefix: Annotated[
+        str | None, "responsible, safety, legality or guidelines (the default)."
+    ] = None,
+    custom_prefix: Annotated[str | None, "A prefix of your own."] = None,
+) -> str:
     """A safe prefix by name, or one's own."""
-    from trueline.curation import PREFIXES
-
-    if custom is not None and name is not None:
+    if custom_prefix is not None and prefix is not None:
         raise UserError("give --prefix or --custom-prefix, not both")
-    return custom if custom is not None else PREFIXES[name or "guidelines"]
+    return custom_prefix if custom_prefix is not None else PREFIXES[prefix or "guidelines"]
 
 
 def rewriter(name: str | None) -> Writer | None:
     """A model that rewrites prompts."""
-    if name is None:
-        return None
-    from trueline.curation import Instructed
-    from trueline.curation.refusals.writers import REWRITE
-    from trueline.evaluation.backends import open_backend
+    return None if name is None else Instructed(open_backend(name), REWRITE)
 
-    return Instructed(open_backend(name), REWRITE)
+
+def examples(
+    source: str,
+    split: str,
+    name: str | None,
+    form: str | None,
+    skip_bad: bool,
+    limit: int | None,
+) -> Examples:
+    """The data."""
+    return load_examples(source, split=split, name=name, form=form, skip_bad=skip_bad, limit=limit)

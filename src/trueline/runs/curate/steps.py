@@ -1,77 +1,54 @@
 """The curation steps: build, choose, label, split and mix alignment data.
 
-One function a step; each opens what its options name and hands over to :mod:`trueline.curation`.
-The file is long because every step's options stand beside it, and holds nothing else.
+One function a step; it opens what its options name and hands over to :mod:`trueline.curation`.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-from trueline.curation import Curated
+from trueline import curation
+from trueline.curation import Curated, Keep, Labels, Leakage, Refusals, Size
 from trueline.curation.jobs.step import Work, curates
+from trueline.curation.selection.embed import Vectors
+from trueline.data import load_examples
 from trueline.runs.curate import opened
+from trueline.runs.curate.opened import DropLeaks, Seed
 
-Seed = Annotated[int, "Seed of everything drawn."]
-LabelBy = Annotated[
-    str,
-    "Who labels prompts that have no label: given (nobody), keywords (a weak baseline), "
-    "or a judging model (a folder, a hub id, or a server's name with --judge-url).",
-]
-Threshold = Annotated[float | None, "Harmful from this score of 1 to 10 on (default 6)."]
-Relabel = Annotated[bool, "Let it overrule labels in the data."]
-JudgeUrl = Annotated[str | None, "OpenAI-compatible server of --label-by."]
+ByWhom = Annotated[Labels, opened.labels]
+FromWhere = Annotated[Refusals, opened.refusals]
+Unseen = Annotated[Leakage | None, opened.leakage]
 RefusalJudge = Annotated[
-    str | None,
-    "Judge that tells which answers refuse, such as phrases; see JUDGES.",
+    str | None, "Judge that tells which answers refuse, such as phrases; see JUDGES."
 ]
-From = Annotated[str, "Refusals: bank, topics (they name the topic), or a model's folder."]
-Bank = Annotated[Path | None, "Bank of your own, one refusal a line."]
-MaxShare = Annotated[float, "Largest share of rows for one refusal."]
-Against = Annotated[list[str] | None, "Evaluation data whose prompts must not leak (repeat)."]
-LeakNear = Annotated[float | None, "Similarity of a near-leak (default 0.8)."]
-DropLeaks = Annotated[bool, "Leave leaking rows out."]
 
 
 @curates("compliance-refusal", to="preference")
 def compliance_refusal(
     work: Work,
     *,
-    label_by: LabelBy = "given",
-    threshold: Threshold = None,
-    relabel: Relabel = False,
-    judge_url: JudgeUrl = None,
-    refusals: From = "bank",
-    bank: Bank = None,
-    max_share: MaxShare = 0.02,
+    labels: ByWhom,
+    refusals: FromWhere,
     harmful_chosen: Annotated[
         Literal["given", "refusal"],
         "Pairs on harmful prompts: keep the chosen answer, or replace it.",
     ] = "given",
     refusal_judge: RefusalJudge = None,
-    against: Against = None,
-    leak_near: LeakNear = None,
+    leakage: Unseen,
     drop_leaks: DropLeaks = False,
-    seed: Seed = 0,
 ) -> Curated | None:
     """Answers against refusals: chosen on safe prompts, rejected on harmful ones."""
-    from trueline.curation import compliance_refusal as build
-
-    is_refusal = opened.refusal_judge(refusal_judge)
-    return build(
+    return curation.compliance_refusal(
         work.examples,
         work.output,
-        labels=opened.labels(label_by, threshold, relabel, judge_url),
-        refusals=opened.refusals(refusals, bank, max_share, seed),
+        labels=labels,
+        refusals=refusals,
         harmful_chosen=harmful_chosen,
-        is_refusal=is_refusal,
+        is_refusal=opened.refusal_judge(refusal_judge),
         judge_name=refusal_judge or "",
-        leakage=opened.leakage(against, leak_near, drop_leaks),
+        leakage=leakage,
         drop_leaks=drop_leaks,
-        form=work.form,
-        overwrite=work.overwrite,
-        progress=work.progress,
+        **work.writing,
     )
 
 
@@ -82,37 +59,26 @@ def preference(
     *,
     first: Annotated[str | None, "The other model, or a file; else the source's answers."] = None,
     max_new_tokens: Annotated[int, "Length of answers by models."] = 256,
-    label_by: LabelBy = "given",
-    threshold: Threshold = None,
-    relabel: Relabel = False,
-    judge_url: JudgeUrl = None,
-    refusals: From = "bank",
-    bank: Bank = None,
-    max_share: MaxShare = 0.02,
+    labels: ByWhom,
+    refusals: FromWhere,
     refusal_judge: RefusalJudge = None,
-    against: Against = None,
-    leak_near: LeakNear = None,
+    leakage: Unseen,
     drop_leaks: DropLeaks = False,
-    seed: Seed = 0,
 ) -> Curated | None:
     """Two models' answers as preference pairs; refusals are chosen on harmful prompts."""
-    from trueline.curation import preference_from_two
-
-    return preference_from_two(
+    return curation.preference_from_two(
         work.examples,
         work.output,
         opened.answers(second, max_new_tokens, work.skip_bad),
         first=None if first is None else opened.answers(first, max_new_tokens, work.skip_bad),
         writers=f"{first or 'source'} and {second}, {max_new_tokens} tokens",
-        labels=opened.labels(label_by, threshold, relabel, judge_url),
-        refusals=opened.refusals(refusals, bank, max_share, seed),
+        labels=labels,
+        refusals=refusals,
         is_refusal=opened.refusal_judge(refusal_judge),
         judge_name=refusal_judge or "",
-        leakage=opened.leakage(against, leak_near, drop_leaks),
+        leakage=leakage,
         drop_leaks=drop_leaks,
-        form=work.form,
-        overwrite=work.overwrite,
-        progress=work.progress,
+        **work.writing,
     )
 
 
@@ -121,18 +87,8 @@ def select(
     work: Work,
     *,
     strategy: Annotated[str, "easy, hard, centroid or random."] = "easy",
-    policy: Annotated[str | None, "Embed with this model's last hidden layer."] = None,
-    sentence_model: Annotated[
-        str | None, "Embed with this sentence-embedding model (extra embed)."
-    ] = None,
-    vectors: Annotated[Path | None, "A .npy file with one row for each response."] = None,
-    max_length: Annotated[int | None, "Tokens of a response, with --policy (default 512)."] = None,
-    context: Annotated[bool, "With --policy: the response sees its prompt."] = False,
-    batch_size: Annotated[int | None, "Responses in a forward pass."] = None,
-    cache: Annotated[Path | None, "Folder that keeps vectors."] = None,
-    fraction: Annotated[float | None, "Share of prompts to take."] = None,
-    count: Annotated[int | None, "Number of prompts to take."] = None,
-    threshold: Annotated[float | None, "easy: cosines up to it; hard: from it on."] = None,
+    vectors: Annotated[Vectors, opened.vectors],
+    size: Annotated[Size | None, opened.size],
     max_cosine: Annotated[float | None, "Pairs more alike than this are not chosen."] = None,
     keep_repeats: Annotated[bool, "Keep pairs that were there before."] = False,
     control: Annotated[
@@ -146,19 +102,15 @@ def select(
     seed: Seed = 0,
 ) -> Curated | None:
     """REAL: pairs chosen by how alike their responses are, with controls and label errors."""
-    from trueline.curation import select_pairs
-    from trueline.data import load_examples
-
     second = None
     if second_labels is not None:
         second = load_examples(second_labels, skip_bad=work.skip_bad)
-    embed = opened.vectors(policy, sentence_model, vectors, max_length, context, batch_size, cache)
-    return select_pairs(
+    return curation.select_pairs(
         work.examples,
         work.output,
-        embed,
+        vectors,
         strategy=strategy,
-        size=opened.size(fraction, count, threshold),
+        size=size,
         seed=seed,
         max_cosine=max_cosine,
         keep_repeats=keep_repeats,
@@ -166,9 +118,7 @@ def select(
         judge=opened.response_judge(judge),
         judge_name=judge or "",
         second=second,
-        form=work.form,
-        overwrite=work.overwrite,
-        progress=work.progress,
+        **work.writing,
     )
 
 
@@ -176,11 +126,7 @@ def select(
 def safe_prompts(
     work: Work,
     *,
-    prefix: Annotated[
-        str | None,
-        "responsible, safety, legality or guidelines (the default).",
-    ] = None,
-    custom_prefix: Annotated[str | None, "A prefix of your own."] = None,
+    prefix: Annotated[str, opened.prefix],
     rewriter: Annotated[
         str | None, "A model that rewrites the prompt, in place of a prefix."
     ] = None,
@@ -191,28 +137,21 @@ def safe_prompts(
     which: Annotated[
         Literal["harmful", "all"], "Which prompts (all is for comparison)."
     ] = "harmful",
-    label_by: LabelBy = "given",
-    threshold: Threshold = None,
-    relabel: Relabel = False,
-    judge_url: JudgeUrl = None,
+    labels: ByWhom,
     replace_existing: Annotated[bool, "Replace reference prompts in the data."] = False,
 ) -> Curated | None:
     """E-RLHF: the reference sees harmful prompts with a safe prefix."""
-    from trueline.curation import safe_prompts as build
-
-    return build(
+    return curation.safe_prompts(
         work.examples,
         work.output,
-        labels=opened.labels(label_by, threshold, relabel, judge_url),
-        prefix=opened.prefix(prefix, custom_prefix),
+        labels=labels,
+        prefix=prefix,
         rewriter=opened.rewriter(rewriter),
         rewriter_name=rewriter or "",
         placement=placement,
         which=which,
         replace_existing=replace_existing,
-        form=work.form,
-        overwrite=work.overwrite,
-        progress=work.progress,
+        **work.writing,
     )
 
 
@@ -232,11 +171,8 @@ def difficulty(
     details: Annotated[bool, "Also write NAME.difficulty.tsv, one line a pair."] = False,
 ) -> Curated | None:
     """Pairs by how wrong the reference ranks them: filter, order, and see what DPO cannot flip."""
-    from trueline.curation import Keep
-    from trueline.curation import difficulty as build
-
     reference, tokenizer = opened.model(model)
-    return build(
+    return curation.difficulty(
         work.examples,
         work.output,
         reference,
@@ -248,9 +184,7 @@ def difficulty(
         alpha=alpha,
         max_length=max_length,
         details=details,
-        form=work.form,
-        overwrite=work.overwrite,
-        progress=work.progress,
+        **work.writing,
     )
 
 
@@ -265,9 +199,7 @@ def split_(
     seed: Seed = 0,
 ) -> Curated | None:
     """Train and test files that share no prompt."""
-    from trueline.curation import split as build
-
-    return build(
+    return curation.split(
         work.examples,
         work.output,
         test_size=test_size,
@@ -275,9 +207,7 @@ def split_(
         near=near,
         suffix=suffix,
         seed=seed,
-        form=work.form,
-        overwrite=work.overwrite,
-        progress=work.progress,
+        **work.writing,
     )
 
 
@@ -287,21 +217,11 @@ def dedup(
     *,
     by: Annotated[Literal["row", "prompt"], "What must not repeat."] = "row",
     near: Annotated[float | None, "Also drop what is this alike (0.3 to 1)."] = None,
-    against: Against = None,
-    leak_near: LeakNear = None,
+    leakage: Annotated[Leakage | None, opened.unseen],
 ) -> Curated | None:
     """Leave out repeats, and prompts of evaluation data (--against)."""
-    from trueline.curation import dedup as build
-
-    return build(
-        work.examples,
-        work.output,
-        by=by,
-        near=near,
-        leakage=opened.leakage(against, leak_near, drop=False),
-        form=work.form,
-        overwrite=work.overwrite,
-        progress=work.progress,
+    return curation.dedup(
+        work.examples, work.output, by=by, near=near, leakage=leakage, **work.writing
     )
 
 
@@ -320,18 +240,13 @@ def mix(
     seed: Seed = 0,
 ) -> Curated | None:
     """Several sources in one, by weight."""
-    from trueline.curation import mix as build
-
-    sources = [opened.examples(one, work.split, None, None, work.skip_bad, None) for one in source]
-    return build(
-        sources,
+    return curation.mix(
+        [opened.examples(one, work.split, None, None, work.skip_bad, None) for one in source],
         work.output,
         weights=weight,
         exhausted=exhausted,
         count=count,
         chat=chat,
         seed=seed,
-        form=work.form,
-        overwrite=work.overwrite,
-        progress=work.progress,
+        **work.writing,
     )

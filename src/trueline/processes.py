@@ -1,4 +1,7 @@
-"""Which of several processes this is: one, or as `accelerate launch` started them."""
+"""Which of several processes this is, as a launcher says it: torchrun, or `accelerate launch`.
+
+How many have met in a process group is :func:`trueline.training.coupling.world_size`.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,13 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def world_size() -> int:
-    """How many processes share the work."""
+def is_first() -> bool:
+    """Whether this process is the only one, or the first of several."""
+    return rank() == 0
+
+
+def started() -> int:
+    """How many processes a launcher started to share the work; 1 without one."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -22,7 +30,7 @@ def local_rank() -> int:
 
 def barrier() -> None:
     """Wait until every process is here."""
-    if world_size() <= 1:
+    if started() <= 1:
         return
     import torch
     from accelerate import PartialState
