@@ -1,5 +1,8 @@
 """A page with every kind of block, and the text an attacker would like to have in it."""
 
+import json
+import random
+
 from trueline.report import (
     Answer,
     CurvePanel,
@@ -22,6 +25,7 @@ from trueline.report import (
     Verdicts,
 )
 from trueline.results import Metric
+from trueline.runs.record import Run
 
 HOSTILE = (
     "</script><script>alert(1)</script><img src=\"https://evil.example/x\" onerror='alert(1)'>"
@@ -56,3 +60,37 @@ def everything(text: str) -> Report:
     ]
     highlight = Highlight(text, RATE, BASE, "lower", text)
     return Report(text, text, [Section(text, text, blocks)] * 2, [highlight], text)
+
+
+def evaluated(folder, seed, *, text="", label="", success=None, prompts=40):
+    """An evaluation's folder: two attacks, safe prompts, a judge of each measure, odd flags."""
+    draw = random.Random(seed)
+    rows = []
+    for i in range(prompts):
+        for attack in ("direct", "prefill") if i < prompts // 2 else ("direct",):
+            harmful = i < prompts // 2
+            common = {
+                "id": str(i), "benchmark": "mine" if i % 2 else "other", "attack": attack,
+                "prompt": f"request {i} {text}", "answer": f"answer {i} {text}", "harmful": harmful,
+                "why": f"rule {i} {text}", "truncated": draw.random() < 0.1,
+                "category": "kettles" if i % 3 else "gardens",
+            }  # fmt: skip
+            if attack != "direct":
+                common["asked"] = f"asked {i} {text}"
+            for measure in ("asr",) if harmful else ("over_refusal", "utility"):
+                happened = draw.random() < (0.7 if attack == "prefill" else 0.4)
+                event = happened if success is None else success
+                kind = label or draw.choice(["compliance", "refusal", "echo"])
+                rows.append(
+                    {**common, "measure": measure, "label": kind, "verdict": str(event),
+                     "judge": "grader" if measure == "utility" else "phrases",
+                     "success": None if not label and draw.random() < 0.05 else event}
+                )  # fmt: skip
+    from trueline.evaluation.harness.log import Judgement
+    from trueline.evaluation.harness.run import Evaluation
+    from trueline.evaluation.harness.summarize import findings
+
+    run = Run.create(folder)
+    (run.path / "judgements.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run.save(findings(Evaluation([Judgement.from_row(row) for row in rows], {}, [])))
+    return run.path

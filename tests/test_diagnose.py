@@ -420,7 +420,7 @@ def test_a_run_is_read_measured_judged_and_kept(folder):
     )
     assert found["ranking"]["gap/loss"].value == pytest.approx(direct["gap/loss"].value, abs=1e-5)
     report = report_from_run(path)
-    assert "Verdict" in [section.title for section in report.sections]
+    assert "What training did, and why" in [section.title for section in report.sections]
     assert found["verdict"].summary in report.summary
 
 

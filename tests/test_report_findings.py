@@ -119,7 +119,9 @@ def test_real_findings_become_sections(tmp_path):
     told = verdict_finding(verdict([apart]))
     Run(tmp_path).save([told, apart])
     report = report_from_run(tmp_path)
-    assert [s.title for s in report.sections][:2] == ["Verdict", "Separation"]
+    assert [s.title for s in report.sections][:2] == [
+        "What training did, and why", "Separation",
+    ]  # fmt: skip
     assert report.told == [told.summary]
     page = render_html(report)
     assert page.count("Did safe and harmful prompts separate?") == 1
@@ -162,15 +164,15 @@ def test_judged_runs_are_compared_prompt_by_prompt(tmp_path):
     aligned = judged(tmp_path / "aligned" / "evaluation", [True] * 3 + [False] * 17)
     report = report_from_runs([base, aligned])
     assert "aligned against base: attack success fell from 90.0% to 15.0%" in report.summary
-    (highlight,) = report.highlights
-    assert highlight.sure
-    assert (highlight.before.value, highlight.value.value) == (0.9, 0.15)
+    assert [(d.verdict, d.role) for d in report.decisions] == [
+        ("do not ship", "baseline"), ("undecided", ""),
+    ]  # fmt: skip
     titles = [s.title for s in report.sections]
-    assert titles[:2] == ["Safety and usefulness", "What changed"]
+    assert titles[:2] == ["Differences on the same prompts", "Answers"]
     tables = [b for b in report.sections[0].blocks if isinstance(b, Table)]
-    assert tables[0].rows[0][-2] == "15 fixed, 0 broken"
-    (samples,) = report.sections[1].blocks
-    assert all(item.sensitive for item in samples.items)
+    assert tables[0].rows[0][-2].value == "15 fixed, 0 broken"
+    (rows,) = report.sections[1].blocks
+    assert len(rows) == 20
     render_html(report)
 
 
@@ -179,8 +181,7 @@ def test_no_difference_is_not_called_one(tmp_path):
     aligned = judged(tmp_path / "aligned", [True] * 8 + [False] * 12)
     report = report_from_runs([base, aligned])
     assert "no difference shown in attack success" in report.summary
-    assert not report.highlights[0].sure
-    assert "no difference shown from" in render_html(report)
+    assert "no difference shown in attack success" in render_html(report)
 
 
 def test_the_data_and_how_it_was_made_are_told(tmp_path):

@@ -73,7 +73,7 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write text so that a reader sees the old file or the whole new one, never a part."""
     with whole(path) as part:
-        part.write_text(text, "utf-8")
+        part.write_text(text, "utf-8", newline="\n")
 
 
 def cache_folder(kind: str) -> Path:
@@ -245,7 +245,7 @@ class Lock:
         mine = Owner.here()
         text = json.dumps({"pid": mine.pid, "host": mine.host, "started": mine.started})
         part = self.path.with_name(f"{LOCK}.{uuid.uuid4().hex[:8]}")
-        part.write_text(text, "utf-8")
+        part.write_text(text, "utf-8", newline="\n")
         follow_umask(part)
         try:
             for _ in range(100):

@@ -4,19 +4,23 @@ import sys
 
 from trueline.report.blocks import (
     Answer,
+    Decision,
     Facts,
     Highlight,
     Highlights,
+    Price,
     Report,
     Sample,
     Samples,
     Section,
+    Shown,
     Table,
     Text,
     Verdict,
     Verdicts,
 )
 from trueline.report.card import model_card, write_model_card
+from trueline.report.decision import Bounds, decide, headline
 from trueline.report.findings import draw
 from trueline.report.html import render_html, render_report
 from trueline.report.load import load_run
@@ -32,14 +36,17 @@ from trueline.report.pictures import (
     Scatter,
     ScatterPanel,
 )
+from trueline.report.rows import Rows
 from trueline.report.run import report_from_run, report_from_runs
 from trueline.report.tracking import log_findings, scalars, settle_tensorboard
 from trueline.verbs import Called
 
 __all__ = [
     "Answer",
+    "Bounds",
     "CurvePanel",
     "Curves",
+    "Decision",
     "Facts",
     "Heatmap",
     "Highlight",
@@ -47,18 +54,23 @@ __all__ = [
     "ImageGrid",
     "ImageRow",
     "Line",
+    "Price",
     "RateChart",
     "Report",
+    "Rows",
     "Sample",
     "Samples",
     "Scatter",
     "ScatterPanel",
     "Section",
+    "Shown",
     "Table",
     "Text",
     "Verdict",
     "Verdicts",
+    "decide",
     "draw",
+    "headline",
     "load_run",
     "log_findings",
     "model_card",

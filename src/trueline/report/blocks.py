@@ -12,9 +12,26 @@ from typing import Any, Literal, TypeAlias
 
 from trueline.errors import UserError
 from trueline.report.pictures import Curves, Heatmap, ImageGrid, RateChart, Scatter
+from trueline.report.rows import Rows
 from trueline.results import Metric
 
-Cell: TypeAlias = str | int | float | Metric | None
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A table's cell that says whose it is, and opens the rows it counts.
+
+    Args:
+        value: the number, or a few words.
+        model: whose mark its interval bears; empty where the table's own heads tell.
+        rows: what the page's rows are asked for (:mod:`trueline.report.rows`); empty for no link.
+    """
+
+    value: Metric | str
+    model: str = ""
+    rows: Mapping[str, str] = field(default_factory=dict)
+
+
+Cell: TypeAlias = str | int | float | Metric | Shown | None
 """A table's cell. A Metric is drawn with its interval and reads "unscored" without a value; None is
 a dash: there is nothing to say."""
 
@@ -38,6 +55,7 @@ class Highlight:
         better: which direction is good; None where there is no good direction.
         sure: whether the two are known to differ; if not, the page says so and marks neither.
         note: a few words below the number.
+        model, before_model: whose marks the two bear; none for a model before and after.
     """
 
     label: str
@@ -46,6 +64,8 @@ class Highlight:
     better: Literal["lower", "higher"] | None = None
     note: str = ""
     sure: bool = True
+    model: str = ""
+    before_model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +150,44 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
+class Price:
+    """One thing that a decision goes by: a rate against its bound.
+
+    Args:
+        name: what it is, such as "prefill (attack)"; empty where the column says it.
+        value: the rate, unscored where it was not measured.
+        bound: how far it may go; None where there is none for it.
+        change: its difference from the baseline, or None.
+        rows: what opens the rows behind the rate.
+    """
+
+    name: str
+    value: Metric
+    bound: float | None = None
+    change: Metric | None = None
+    rows: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether a model may ship, in a sentence, and what that rests on.
+
+    Args:
+        model: its name.
+        verdict: ``"ship"``, ``"do not ship"`` or ``"undecided"``.
+        reason: the sentence, without the verdict.
+        prices: its worst attack, over-refusal and good answers, in this order.
+        role: what else to know of the model: "baseline".
+    """
+
+    model: str
+    verdict: Literal["ship", "do not ship", "undecided"]
+    reason: str
+    prices: Sequence[Price] = ()
+    role: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """A question with its short answer, the sentence it stands on, and what to try."""
 
@@ -159,6 +217,7 @@ Block: TypeAlias = (
     | Samples
     | ImageGrid
     | Facts
+    | Rows
 )
 
 
@@ -182,6 +241,10 @@ class Report:
         sections: what follows.
         highlights: the few numbers under the summary.
         subtitle: one line under the title: the model, the date, the objective.
+        decisions: a verdict for each model; with them the page begins with these, and tells the
+            summary in a section of its own.
+        bounds: what the decisions go by, in a sentence.
+        models: their names, in the order of their marks: one mark and color a model everywhere.
     """
 
     title: str
@@ -190,3 +253,6 @@ class Report:
     highlights: Sequence[Highlight] = ()
     subtitle: str = ""
     told: Sequence[str] = ()
+    decisions: Sequence[Decision] = ()
+    bounds: str = ""
+    models: Sequence[str] = ()

@@ -2,60 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from trueline.errors import UserError
-from trueline.report.answers import spread
-from trueline.report.blocks import Block, Cell, Highlight, Samples, Section, Table, Text
+from trueline.report.blocks import Block, Cell, Decision, Section, Shown, Table, Text
+from trueline.report.decision import Bounds, behind, decide
 from trueline.report.findings import draw
-from trueline.report.load import read_sample, samples_of
+from trueline.report.load import samples_of
 from trueline.report.numbers import number
+from trueline.report.rows import Rows
 from trueline.runs.record import Run
 
 if TYPE_CHECKING:
     from trueline.evaluation.comparison import Comparison, Contrast
 
-TITLES: dict[str, tuple[str, Literal["lower", "higher"]]] = {
-    "asr": ("Attack success", "lower"),
-    "over_refusal": ("Over-refusal", "lower"),
-    "utility": ("Good answers", "higher"),
-}
-"""What each measure is called, and which direction of it is good."""
-
-SHOWN = 16
-"""Prompts whose verdict changed, on the page; `trueline compare` keeps more."""
+TITLES = {"asr": "attack success", "over_refusal": "over-refusal", "utility": "good answers"}
+"""What each measure is called."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """A comparison's parts of the page; empty where fewer than two runs were judged."""
+    """The judged answers' parts of the page; empty where no run was judged."""
 
     sentences: Sequence[str] = ()
-    highlights: Sequence[Highlight] = ()
     sections: Sequence[Section] = ()
     problems: Sequence[str] = ()
+    decisions: Sequence[Decision] = ()
+    bounds: str = ""
+    rows: Rows = field(default_factory=Rows)
 
 
-def compared(runs: Sequence[Run]) -> Compared:
-    """The judged runs against the first of them, paired by prompt."""
+def compared(runs: Sequence[Run], bounds: Bounds | None = None) -> Compared:
+    """A verdict for each judged run and the rows behind it; of several, each against the first,
+    paired by prompt."""
     from trueline.evaluation.comparison import compare_runs, load_judged_runs
 
-    judged = [run for run in runs if _is_judged(run)]
-    if len(judged) < 2:
+    judged = [run for run in runs if _is_judged(run, alone=len(runs) == 1)]
+    if not judged:
         return Compared()
     try:
-        result = compare_runs(load_judged_runs([run.path for run in judged]))
+        read = load_judged_runs([run.path for run in judged])
+        named = [replace(one, name=run.name) for one, run in zip(read, judged, strict=True)]
+        result = compare_runs(named)
     except UserError as error:
-        return Compared(problems=[f"the runs cannot be compared prompt by prompt: {error}"])
-    return Compared(_sentences(result), _highlights(result), list(_sections(result)))
+        return Compared(problems=[f"the judged answers cannot be compared: {error}"])
+    rows = Rows({run.name: run.judgements for run in named})
+    several = len(named) > 1
+    return Compared(
+        _sentences(result),
+        list(_sections(result)) if several else [],
+        [] if several else [note for note in result.notes if "no longer answers" not in note],
+        decide(result, bounds, rows.only_attack),
+        (bounds or Bounds()).told(result.baseline if several else None),
+        rows,
+    )
 
 
-def _is_judged(run: Run) -> bool:
+def _is_judged(run: Run, *, alone: bool) -> bool:
     """Whether answers of this run were judged; the sandbox keeps its verdicts with the samples."""
     if run.judged:
         return True
+    if alone:
+        return any("verdict" in row and "entity" in row for row in run.samples)
     return any(a.verdict for s in samples_of(run) for a in s.answers)
 
 
@@ -73,7 +83,7 @@ def _sentences(result: Comparison) -> list[str]:
 def _part(contrast: Contrast, alpha: float) -> str:
     from trueline.evaluation.comparison.words import difference_words
 
-    what = TITLES[contrast.scope.measure][0].lower()
+    what = TITLES[contrast.scope.measure]
     before, after = contrast.before, contrast.after
     if before.value is None or after.value is None:
         return f"{what} was not judged in both"
@@ -92,28 +102,15 @@ def _sure(contrast: Contrast, alpha: float) -> bool:
     return p is not None and p < alpha
 
 
-def _highlights(result: Comparison) -> list[Highlight]:
-    """The first compared run's primary measures against the baseline."""
-    first = next((run for run in result.runs if run != result.baseline), None)
-    found = []
-    for contrast in result.contrasts:
-        if contrast.run == first and contrast.primary and contrast.scope.whole:
-            label, better = TITLES[contrast.scope.measure]
-            note = f"{first} against {result.baseline}, same prompts"
-            sure = _sure(contrast, 1 - result.confidence)
-            found.append(Highlight(label, contrast.after, contrast.before, better, note, sure))
-    return found
+def _sections(result: Comparison) -> Iterator[Section]:
+    from trueline.evaluation.comparison import findings_of, judges_sentence
 
-
-def _sections(result: Comparison) -> list[Section]:
-    from trueline.evaluation.comparison import findings_of, judges_sentence, samples_of
-
-    blocks: list[Block] = []
+    blocks: list[Block] = [Text("\n\n".join(_sentences(result)))]
     for finding in findings_of(result):
         blocks += draw(finding).blocks
     whole = [c for c in result.contrasts if c.scope.whole]
     parts = [c for c in result.contrasts if not c.scope.whole]
-    blocks.append(_table(whole, result, "Differences on the same prompts"))
+    blocks.append(_table(whole, result, "Over all benchmarks and attacks"))
     if parts:
         title = f"The same for each benchmark and attack ({len(parts)} rows)"
         blocks.append(_table(parts, result, title, folded=True))
@@ -124,12 +121,7 @@ def _sections(result: Comparison) -> list[Section]:
         f"Every run against {result.baseline}, paired by prompt. Intervals are of the difference "
         "itself; p-values of the primary measures are adjusted together."
     )
-    sections = [Section("Safety and usefulness", text, blocks)]
-    changed = spread([read_sample(row, "") for row in samples_of(result)], SHOWN)
-    if changed:
-        text = "Prompts whose verdict changed: what was fixed, and what was broken."
-        sections.append(Section("What changed", text, [Samples(changed)]))
-    return sections
+    yield Section("Differences on the same prompts", text, blocks)
 
 
 def _table(
@@ -144,7 +136,12 @@ def _table(
         p = c.p_value if c.p_holm is None else c.p_holm
         counts = "" if c.fixed is None else f"{c.fixed} fixed, {c.broken} broken"
         shown = None if p is None else p_words(p).removeprefix("= ").replace(" ", "\u00a0")
-        rows.append([name, c.before, c.after, c.difference, counts or None, shown])
+        old, new = behind(result.baseline, c.scope, c.run), behind(c.run, c.scope, result.baseline)
+        changed = Shown(counts, c.run, {**new, "outcome": "differs"}) if counts else None
+        rows.append(
+            [name, Shown(c.before, result.baseline, old), Shown(c.after, c.run, new), c.difference,
+             changed, shown]
+        )  # fmt: skip
     after = "after" if several else next(run for run in result.runs if run != result.baseline)
     columns = ("", result.baseline, after, "change", "prompts", "p")
     return Table(columns, rows, title, changes=["change"], folded=folded)

@@ -10,6 +10,7 @@ from trueline.report.style import (
     BAD,
     GOOD,
     GROUND,
+    INK,
     MODELS,
     safe_text,
     styled,
@@ -28,7 +29,7 @@ def curve_tones(panel: CurvePanel) -> list[str]:
     names = [line.name.removesuffix(", evaluation") for line in panel.lines]
     lines = list(zip(names, panel.lines, strict=True))
     others = list(dict.fromkeys(name for name, line in lines if line.tone == "other"))
-    tones = {"good": "good", "bad": "bad", "main": "m1"}
+    tones = {"good": "good", "bad": "bad", "main": "ink"}
     return [tones.get(line.tone) or tone_name(others.index(name) + 2) for name, line in lines]
 
 
@@ -38,7 +39,7 @@ def curve_figure(panel: CurvePanel, x_label: str = "step") -> Any:
 
     figure = go.Figure()
     for line, tone in zip(panel.lines, curve_tones(panel), strict=True):
-        color = {"good": GOOD, "bad": BAD}.get(tone) or MODELS[int(tone[1:])]
+        color = {"good": GOOD, "bad": BAD, "ink": INK}.get(tone) or MODELS[int(tone[1:])]
         if line.low:
             _add_band(figure, line, color)
         if panel.bars:

@@ -12,8 +12,8 @@ from trueline.report.style import (
     BAD,
     GOOD,
     GROUND,
-    SYMBOLS,
     model_color,
+    model_symbol,
     safe_text,
     styled,
     wrapped,
@@ -23,13 +23,15 @@ from trueline.results import Metric
 Range = tuple[float, float]
 
 
-def rate_figure(chart: RateChart) -> Any:
-    """Dots with whiskers, groups from top to bottom and the series of a group close together."""
+def rate_figure(chart: RateChart, places: Sequence[int] = ()) -> Any:
+    """Dots with whiskers, groups from top to bottom and the series of a group close together;
+    ``places`` are those of the series among the models, in turn unless given."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
     count = len(chart.series)
     rates = all(m is None or m.unit == "rate" for ms in chart.series.values() for m in ms)
+    places = places or range(count)
     for index, (name, metrics) in enumerate(chart.series.items()):
         offset = 0.0 if count == 1 else (index / (count - 1) - 0.5) * min(0.5, 0.2 * count)
         shown = [(g, m) for g, m in enumerate(metrics) if m is not None and m.value is not None]
@@ -38,8 +40,8 @@ def rate_figure(chart: RateChart) -> Any:
             y=[g + offset for g, _ in shown],
             name=safe_text(name),
             mode="markers",
-            marker=_marker(index),
-            error_x=_whiskers([m for _, m in shown], model_color(index)),
+            marker=_marker(places[index]),
+            error_x=_whiskers([m for _, m in shown], model_color(places[index])),
             text=[f"{safe_text(chart.groups[g])}<br>{safe_text(f'{name}: {m}')}" for g, m in shown],
             hovertemplate="%{text}<extra></extra>",
         )
@@ -64,7 +66,7 @@ def rate_figure(chart: RateChart) -> Any:
 def _marker(index: int) -> dict[str, Any]:
     return {
         "color": model_color(index),
-        "symbol": SYMBOLS[index % len(SYMBOLS)],
+        "symbol": model_symbol(index),
         "size": 10,
         "line": {"color": GROUND, "width": 1.5},
     }

@@ -13,16 +13,23 @@ import os
 from pathlib import Path
 from typing import Any
 
+from trueline.files import write_text
 from trueline.report import style
 from trueline.report.blocks import Report, Section
-from trueline.report.tables import highlight_view
+from trueline.report.rows import ONE_FILE, Rows, files
+from trueline.report.tables import decision_view, highlight_view
 from trueline.report.view import Views, paragraphs
 
 HERE = Path(__file__).parent
 
 
-def render_html(report: Report) -> str:
-    """The page's text."""
+def render_html(report: Report, rows_folder: str = "") -> str:
+    """The page's text.
+
+    Args:
+        report: what to show.
+        rows_folder: where the page finds the texts of its rows; empty for inside it.
+    """
     import jinja2
     from markupsafe import Markup
 
@@ -34,22 +41,32 @@ def render_html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    views = Views()
+    views = Views(models=list(report.models))
+    views.know(block for section in report.sections for block in section.blocks)
     sections = [_section(views, i, section) for i, section in enumerate(report.sections, start=1)]
     scripts = [(HERE / "page.js").read_text("utf-8")]
+    rows = _rows_of(report)
+    if rows is not None:
+        scripts.append((HERE / "rows.js").read_text("utf-8"))
     if views.figures:
         scripts.insert(0, _plotly())
     page: str = environment.get_template("template.html.j2").render(
         title=report.title,
         subtitle=report.subtitle,
         summary=[p for p in paragraphs(report.summary) if p not in report.told],
-        page_highlights=[highlight_view(item) for item in report.highlights],
+        page_highlights=[highlight_view(item, views.place) for item in report.highlights],
+        decisions=[decision_view(one, views.place) for one in report.decisions],
+        bounds=report.bounds,
+        symbols=style.SHAPES,
+        rows_table=rows.table() if rows else "",
+        rows_chunks=rows.chunks() if rows and not rows_folder else [],
+        rows_folder=rows_folder,
         sections=sections,
         style=Markup((HERE / "page.css").read_text("utf-8")),
         palette=_palette(),
         figures={"figures": views.figures, "dark": style.DARK} if views.figures else None,
         scripts=[Markup(script) for script in scripts],
-        policy=_policy(scripts),
+        policy=_policy(scripts, loads=bool(rows_folder)),
     )
     return page.lstrip()
 
@@ -57,20 +74,35 @@ def render_html(report: Report) -> str:
 def render_report(report: Report, out_path: str | os.PathLike[str]) -> Path:
     """Write the report as one HTML file and return its path.
 
-    A reader of the path sees the old file or the whole new one, never a part. Folders are made
-    as needed.
+    The texts of more than :data:`~trueline.report.rows.ONE_FILE` rows lie in a folder beside it,
+    ``report-rows`` for ``report.html``; the page opens without reading them. A reader of the path
+    sees the old file or the whole new one, never a part. Folders are made as needed.
 
     Args:
         report: what to show.
         out_path: where to; usually ``report.html`` in the run directory.
     """
     path = Path(out_path)
-    text = render_html(report)
+    rows = _rows_of(report)
+    folder = path.with_name(f"{path.stem}-rows") if rows and len(rows) > ONE_FILE else None
+    text = render_html(report, folder.name if folder else "")
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, "utf-8", newline="\n")
-    os.replace(part, path)
+    if rows is not None and folder is not None:
+        folder.mkdir(exist_ok=True)
+        chunks = dict(files(rows.chunks()))
+        for name, chunk in chunks.items():
+            write_text(folder / name, chunk)
+        for old in folder.glob("*.js"):
+            if old.name not in chunks:
+                old.unlink()
+    write_text(path, text)
     return path
+
+
+def _rows_of(report: Report) -> Rows | None:
+    """The page's rows, if it has any."""
+    every = (block for section in report.sections for block in section.blocks)
+    return next((block for block in every if isinstance(block, Rows) and len(block)), None)
 
 
 def _shown(value: Any) -> Any:
@@ -79,8 +111,9 @@ def _shown(value: Any) -> Any:
 
 
 def _section(views: Views, index: int, section: Section) -> dict[str, Any]:
+    rows = any(isinstance(block, Rows) for block in section.blocks)
     return {
-        "id": f"section-{index}",
+        "id": "rows" if rows else f"section-{index}",
         "title": section.title,
         "paragraphs": paragraphs(section.text),
         "blocks": [views.view(block) for block in section.blocks],
@@ -96,14 +129,16 @@ def _plotly() -> str:
     return script
 
 
-def _policy(scripts: list[str]) -> str:
-    """The content security policy: nothing from anywhere, and only these scripts."""
+def _policy(scripts: list[str], *, loads: bool) -> str:
+    """The content security policy: nothing from anywhere, and only these scripts; where they load
+    the chunks of a folder, what they themselves ask for."""
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
         for script in scripts
     )
+    more = " 'strict-dynamic'" if loads else ""
     return (
-        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; "
+        f"default-src 'none'; script-src {hashes}{more}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from trueline.report.style import MODELS
+from trueline.report.style import MODELS, SYMBOLS, model_symbol
 from trueline.results import Metric
 
 View: TypeAlias = dict[str, Any]
@@ -71,8 +71,10 @@ def metric_view(
     scale: tuple[float, float] | None = None,
     tone: int = 0,
     show: Callable[[float, str], str] = number,
+    bound: float | None = None,
 ) -> View:
-    """A metric for the page: its value, its interval, and where its dot and whisker lie (0-100)."""
+    """A metric for the page: its value, its interval, and where its dot, its whisker and its bound
+    lie (0-100); ``tone`` is the place of the model whose mark it bears."""
     if metric.value is None:
         return {"kind": "metric", "value": "unscored", "span": "", "n": metric.n, "bar": None}
     bar = None
@@ -81,7 +83,8 @@ def metric_view(
         low = metric.value if metric.low is None else metric.low
         high = metric.value if metric.high is None else metric.high
         zero = at(0.0) if scale[0] < 0 < scale[1] else None
-        bar = {"low": at(low), "high": at(high), "dot": at(metric.value), "zero": zero}
+        bar = {"low": at(low), "high": at(high), "dot": at(metric.value), "zero": zero,
+               "bound": None if bound is None else at(bound)}  # fmt: skip
     return {
         "kind": "metric",
         "value": show(metric.value, metric.unit),
@@ -90,8 +93,14 @@ def metric_view(
         "n": metric.n,
         "unit": "" if metric.unit == "rate" else metric.unit,
         "bar": bar,
-        "tone": tone_name(tone),
+        "mark": mark_view(tone),
     }
+
+
+def mark_view(index: int) -> View:
+    """A model's mark, by its place among them: the color's name in the palette, and the shape."""
+    symbol = SYMBOLS[0] if index == NEUTRAL else model_symbol(index)
+    return {"tone": tone_name(index), "symbol": symbol}
 
 
 def tone_name(index: int) -> str:

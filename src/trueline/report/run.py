@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from trueline.errors import UserError
 from trueline.report.again import again_section, data_section
 from trueline.report.answers import sample_section
-from trueline.report.blocks import Block, Highlight, Report, Section
+from trueline.report.blocks import Block, Report, Section
 from trueline.report.compared import compared
+from trueline.report.decision import Bounds, headline
 from trueline.report.highlights import highlights_of
 from trueline.report.load import load_run
 from trueline.report.numbers import number
+from trueline.report.rows import Rows
 from trueline.report.topics import (
     ENTANGLEMENT,
     HELD_OUT,
@@ -32,16 +34,19 @@ AFTER = (ENTANGLEMENT, HELD_OUT, RANKING)
 """Topics before and after the training's curves."""
 
 
-def report_from_run(run_dir: str | os.PathLike[str]) -> Report:
+def report_from_run(run_dir: str | os.PathLike[str], bounds: Bounds | None = None) -> Report:
     """The report of one run directory, as far as it goes."""
-    return report_from_runs([run_dir])
+    return report_from_runs([run_dir], bounds)
 
 
-def report_from_runs(run_dirs: Sequence[str | os.PathLike[str]]) -> Report:
+def report_from_runs(
+    run_dirs: Sequence[str | os.PathLike[str]], bounds: Bounds | None = None
+) -> Report:
     """One report of several runs: findings side by side, curves and configuration run by run.
 
-    Where at least two runs hold judged answers, they are compared prompt by prompt with the first
-    of them, the baseline.
+    Runs that hold judged answers get a verdict each, against the bounds (None for the defaults),
+    and every rate opens the rows it counts. Where there are at least two of them, they are compared
+    prompt by prompt with the first, the baseline.
 
     Raises:
         UserError: no run was given, or one is no directory.
@@ -50,16 +55,18 @@ def report_from_runs(run_dirs: Sequence[str | os.PathLike[str]]) -> Report:
         raise UserError("give at least one run directory")
     runs = [load_run(path) for path in run_dirs]
     _tell_apart(runs, run_dirs)
-    against = compared(runs)
+    against = compared(runs, bounds)
+    link = against.rows.behind
     sections = [
         *topic_section(VERDICT, runs),
         *against.sections,
-        *(section for topic in BEFORE[1:] for section in topic_section(topic, runs)),
+        *(section for topic in BEFORE[1:] for section in topic_section(topic, runs, link)),
         *_training(runs),
         *(section for topic in AFTER for section in topic_section(topic, runs)),
         *other_sections((*BEFORE, *AFTER), runs),
         *data_section(runs),
-        *sample_section(runs),
+        *_answers(against.rows),
+        *sample_section([run for run in runs if run.name not in against.rows.judged]),
         again_section(runs),
     ]
     missing = [f"{run.name}: {what}." for run in runs for what in run.missing]
@@ -68,10 +75,33 @@ def report_from_runs(run_dirs: Sequence[str | os.PathLike[str]]) -> Report:
         sections.append(Section("What is missing", "\n\n".join(missing)))
     names = ", ".join(run.name for run in runs)
     title = f"Run {names}" if len(runs) == 1 else f"{len(runs)} runs compared"
+    title = headline(against.decisions) or title
     subtitle = _subtitle(runs[0]) if len(runs) == 1 else names
-    shown: Sequence[Highlight] = [*against.highlights, *highlights_of(runs, bool(against.sections))]
-    summary = _summary(runs, against.sentences)
-    return Report(title, summary, sections, shown, subtitle, list(_told(runs)))
+    if len(runs) > 1 and against.decisions:
+        subtitle = f"{len(runs)} models, {len(against.rows):,} judged prompts, as they were asked"
+    shown = list(highlights_of(runs, bool(against.decisions)))
+    return Report(
+        title,
+        _summary(runs, against.sentences),
+        sections,
+        shown,
+        subtitle,
+        list(_told(runs)),
+        against.decisions,
+        against.bounds,
+        [run.name for run in runs],
+    )
+
+
+def _answers(rows: Rows) -> Iterator[Section]:
+    """Every judged answer, to be filtered, counted and read."""
+    if len(rows):
+        text = (
+            f"All {len(rows):,} prompts as they were asked, with every model's answer, its label "
+            "and the judge's reason. Each rate on this page opens the rows it counts, here. "
+            "Answers to harmful prompts stay blurred until asked for."
+        )
+        yield Section("Answers", text, [rows])
 
 
 def _tell_apart(runs: Sequence[Run], paths: Sequence[str | os.PathLike[str]]) -> None:

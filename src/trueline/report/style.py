@@ -31,6 +31,14 @@ DARK = {
 """Each light color's dark form."""
 
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross")
+SHAPES = {
+    "circle": "M6 1.4a4.6 4.6 0 1 0 0 9.2a4.6 4.6 0 1 0 0-9.2z",
+    "diamond": "M6 .4L11.6 6L6 11.6L.4 6z",
+    "square": "M1.800 1.800h8.400v8.400h-8.400z",
+    "triangle-up": "M6 .9L11.4 10.400H.6z",
+    "cross": "M4.200 .9h3.600v3.300h3.300v3.600h-3.300v3.300h-3.600v-3.300h-3.300v-3.600h3.300z",
+}
+"""The same shapes as paths in a square of 12, for the page's own marks."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 _INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -61,6 +69,11 @@ def wrapped(text: str, width: int = 48) -> str:
 def model_color(index: int) -> str:
     """The color of the index-th model; the first, the one compared with, is gray."""
     return MODELS[index % len(MODELS)]
+
+
+def model_symbol(index: int) -> str:
+    """Its shape: with the color, no two of the first 25 models are alike."""
+    return SYMBOLS[(index + index // len(MODELS)) % len(SYMBOLS)]
 
 
 def styled(figure: Any, **layout: Any) -> Any:

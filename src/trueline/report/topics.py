@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from trueline.errors import UserError
 from trueline.evaluation.harness.broken import NO_LONGER
-from trueline.report.blocks import Block, Cell, Section, Table, Text, Verdicts
+from trueline.report.blocks import Block, Cell, Section, Shown, Table, Text, Verdicts
 from trueline.report.findings import draw, scatter_panel
 from trueline.report.numbers import words
 from trueline.report.pictures import Curves, Heatmap, RateChart, Scatter
@@ -16,6 +16,8 @@ from trueline.results import Finding
 from trueline.runs.record import Key, Run
 
 Found: TypeAlias = tuple[Run, Finding]
+Behind: TypeAlias = Callable[[str, str, str], Mapping[str, str]]
+"""From run, finding and metric to what opens the rows behind it; empty for none."""
 
 LONG = 5
 """Rows of numbers from which on a table is folded away where a figure shows the same."""
@@ -37,7 +39,7 @@ class Topic:
         return finding.name in self.names or any(map(finding.name.startswith, self.prefixes))
 
 
-VERDICT = Topic("Verdict", (Key.VERDICT,))
+VERDICT = Topic("What training did, and why", (Key.VERDICT,))
 SAFETY = Topic("Safety", (Key.SAFETY,), (NO_LONGER, Key.JUDGED, "agreement of ", f"{Key.SAFETY} ("))
 SEPARATION = Topic("Separation", (), (Key.SEPARATION,))
 ENTANGLEMENT = Topic("Gradient entanglement", (), (Key.ENTANGLEMENT,))
@@ -45,11 +47,13 @@ RANKING = Topic("Ranking, the alignment gap and difficulty", (Key.RANKING,))
 HELD_OUT = Topic("Held-out pairs", (Key.HELD_OUT,))
 
 
-def topic_section(topic: Topic, runs: Sequence[Run]) -> Iterator[Section]:
-    """The topic's section, if any run has findings for it."""
+def topic_section(
+    topic: Topic, runs: Sequence[Run], link: Behind | None = None
+) -> Iterator[Section]:
+    """The topic's section, if any run has findings for it; ``link`` tells the rows of a rate."""
     found = [(run, f) for run in runs for f in run.findings if topic.holds(f)]
     if found:
-        yield _section(topic.title, found, runs)
+        yield _section(topic.title, found, runs, link)
 
 
 def other_sections(topics: Sequence[Topic], runs: Sequence[Run]) -> Iterator[Section]:
@@ -60,7 +64,9 @@ def other_sections(topics: Sequence[Topic], runs: Sequence[Run]) -> Iterator[Sec
         yield _section(name[:1].upper() + name[1:].replace("_", " "), own, runs)
 
 
-def _section(title: str, found: Sequence[Found], runs: Sequence[Run]) -> Section:
+def _section(
+    title: str, found: Sequence[Found], runs: Sequence[Run], link: Behind | None = None
+) -> Section:
     if title == VERDICT.title:
         return Section(title, "", [b for run, f in found for b in _drawn([(run, f)], runs)])
     blocks: list[Block] = list(_scatters(found, runs))
@@ -71,7 +77,7 @@ def _section(title: str, found: Sequence[Found], runs: Sequence[Run]) -> Section
         drawn = list(_drawn(own, runs))
         blocks += drawn
         shown = drawn or any("scatter" in f.figures for _, f in own)
-        blocks += _numbers(own, len(names) > 1, fold=bool(shown))
+        blocks += _numbers(own, len(names) > 1, link, fold=bool(shown))
     advice = dict.fromkeys(f.advice for _, f in found if f.advice)
     blocks += [Text(text, note=True) for text in advice]
     return Section(title, found[0][1].summary if len(found) == 1 else "", blocks)
@@ -126,13 +132,18 @@ def _titled(block: Block, name: str) -> Block:
     return block
 
 
-def _numbers(own: Sequence[Found], titled: bool, *, fold: bool) -> Iterator[Block]:
+def _numbers(
+    own: Sequence[Found], titled: bool, link: Behind | None, *, fold: bool
+) -> Iterator[Block]:
     """Metrics as rows, runs as columns."""
     if len(own) == 1 and any(m.name.endswith(", before") for m in own[0][1].metrics):
         yield _before_and_after(own[0][1], titled)
         return
     names = list(dict.fromkeys(metric.name for _, f in own for metric in f.metrics))
-    columns: list[Mapping[str, Any]] = [{m.name: m for m in f.metrics} for _, f in own]
+    columns: list[Mapping[str, Cell]] = [
+        {m.name: Shown(m, run.name, link(run.name, f.name, m.name) if link else {})
+         for m in f.metrics} for run, f in own
+    ]  # fmt: skip
     rows = [[readable(name), *(known.get(name) for known in columns)] for name in names]
     if rows:
         folded = fold and len(rows) >= LONG

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import singledispatchmethod
 from typing import Any
@@ -12,8 +12,9 @@ from typing import Any
 from trueline.report import curves, figures
 from trueline.report.alt import curves_alt, heatmap_alt, rates_alt, scatter_alt
 from trueline.report.blocks import Block, Facts, Highlights, Samples, Table, Text, Verdicts
-from trueline.report.numbers import View, tone_name
+from trueline.report.numbers import NEUTRAL, View, mark_view
 from trueline.report.pictures import Curves, Heatmap, ImageGrid, RateChart, Scatter
+from trueline.report.rows import Rows
 from trueline.report.tables import highlight_view, table_view
 
 
@@ -24,9 +25,35 @@ def paragraphs(text: str) -> list[str]:
 
 @dataclass
 class Views:
-    """Builds the views of a page's blocks, and collects its figures by id."""
+    """Builds the views of a page's blocks, and collects its figures by id.
+
+    ``models`` are named in the order of their marks; what a block compares beside them is added.
+    """
 
     figures: dict[str, Any] = field(default_factory=dict)
+    models: list[str] = field(default_factory=list)
+
+    def know(self, blocks: Iterable[Block]) -> None:
+        """Give a mark to every model that a block names and the page does not know yet."""
+        for block in blocks:
+            names: Iterable[str] = ()
+            if isinstance(block, RateChart):
+                names = block.series
+            elif isinstance(block, ImageGrid):
+                names = block.columns
+            elif isinstance(block, Samples):
+                names = [a.model for item in block.items for a in item.answers]
+            elif isinstance(block, Rows):
+                names = block.judged
+            self.models += [n for n in dict.fromkeys(names) if n not in self.models]
+
+    def place(self, name: str) -> int:
+        """A model's place, which gives it its mark; NEUTRAL for what is none."""
+        return self.models.index(name) if name in self.models else NEUTRAL
+
+    def named(self, name: str) -> View:
+        """A model's name with its mark."""
+        return {"name": name, "mark": mark_view(self.place(name))}
 
     def figure(self, figure: Any) -> str:
         """Keep a plotly figure for the page's script; returns the id of its place."""
@@ -45,11 +72,14 @@ class Views:
 
     @view.register
     def _(self, block: Highlights) -> View:
-        return {"kind": "highlights", "items": [highlight_view(item) for item in block.items]}
+        return {
+            "kind": "highlights",
+            "items": [highlight_view(item, self.place) for item in block.items],
+        }
 
     @view.register
     def _(self, block: Table) -> View:
-        return table_view(block)
+        return table_view(block, self.place)
 
     @view.register
     def _(self, block: RateChart) -> View:
@@ -57,13 +87,13 @@ class Views:
             [group, *(metrics[i] for metrics in block.series.values())]
             for i, group in enumerate(block.groups)
         ]
-        numbers = table_view(Table(("", *block.series), rows))
-        key = self.figure(figures.rate_figure(block))
+        numbers = table_view(Table(("", *block.series), rows), self.place)
+        key = self.figure(figures.rate_figure(block, [self.place(name) for name in block.series]))
         return {
             "kind": "rates",
             "title": block.title,
             "caption": block.caption,
-            "legend": [{"name": name, "tone": tone_name(i)} for i, name in enumerate(block.series)],
+            "legend": [self.named(name) for name in block.series],
             "plot": {"id": key, "alt": rates_alt(block)},
             "numbers": numbers,
         }
@@ -124,7 +154,6 @@ class Views:
 
     @view.register
     def _(self, block: Samples) -> View:
-        names = list(dict.fromkeys(a.model for item in block.items for a in item.answers))
         return {
             "kind": "samples",
             "title": block.title,
@@ -136,8 +165,7 @@ class Views:
                     "label": item.label,
                     "sensitive": item.sensitive,
                     "answers": [
-                        {"tone": tone_name(names.index(a.model)), "model": a.model, "text": a.text,
-                         "verdict": a.verdict, "bad": a.bad}
+                        {**self.named(a.model), "text": a.text, "verdict": a.verdict, "bad": a.bad}
                         for a in item.answers
                     ],
                 }
@@ -152,7 +180,7 @@ class Views:
             "title": block.title,
             "caption": block.caption,
             "pixelated": block.pixelated,
-            "columns": [{"name": n, "tone": tone_name(i)} for i, n in enumerate(block.columns)],
+            "columns": [self.named(name) for name in block.columns],
             "rows": [
                 {
                     "prompt": row.prompt,
@@ -168,6 +196,10 @@ class Views:
                 for row in block.rows
             ],
         }  # fmt: skip
+
+    @view.register
+    def _(self, block: Rows) -> View:
+        return {"kind": "rows", "models": [self.named(name) for name in block.judged]}
 
     @view.register
     def _(self, block: Facts) -> View:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from trueline.evaluation.comparison import compare_runs, load_judged_run
 from trueline.report import (
-    Answer,
+    Bounds,
     CurvePanel,
     Curves,
     Facts,
-    Highlight,
     Line,
     RateChart,
     Report,
-    Sample,
-    Samples,
+    Rows,
     Scatter,
     ScatterPanel,
     Section,
+    Shown,
     Table,
+    decide,
+    headline,
     words,
 )
 from trueline.report.blocks import Cell
@@ -60,40 +62,30 @@ def demo_report(
     seconds: float,
 ) -> Report:
     """The page `trueline demo` ends in."""
-    base, *aligned = measurements
-    first = aligned[0]
-    note = f"{first.name.upper()} against the base"
-    wanted: tuple[tuple[str, str, Literal["lower", "higher"]], ...] = (
-        ("Attack success", "attack success, direct", "lower"),
-        ("Over-refusal", "over-refusal", "lower"),
-        ("Correct answers", "correct answers", "higher"),
-    )
-    highlights = [
-        Highlight(label, first.safety[name], base.safety[name], better, note)
-        for label, name, better in wanted
-    ]
-    distance = "bhattacharyya_distance"
-    highlights.append(
-        Highlight(
-            "Separation",
-            first.separation[distance],
-            base.separation[distance],
-            "higher",
-            f"Bhattacharyya distance, {note}",
-        )
-    )
+    judged = [replace(load_judged_run(output / m.name), name=TITLES[m.name]) for m in measurements]
+    rows, result = Rows({run.name: run.judgements for run in judged}), compare_runs(judged)
+    bounds = Bounds(over_refusal=BOUNDS["over-refusal"], utility=BOUNDS["correct answers"], loss=1)
+    decisions = decide(result, bounds)
     return Report(
-        "Aligned in the sandbox",
+        headline(decisions),
         summary(measurements),
         [
-            _rates(measurements),
+            _rates(measurements, rows),
             _separation(measurements),
             _training(output),
-            _samples(measurements),
+            Section(
+                "What they say",
+                "Everything that was asked, and every model's answer; all of it is invented and "
+                "harmless. Answers to harmful prompts stay blurred until asked for.",
+                [rows],
+            ),
             _facts(sandbox, seed, seconds),
         ],
-        highlights,
-        f"A small invented world, seed {seed}. All figures are on things no alignment data named.",
+        subtitle=f"Aligned in the sandbox: a small invented world, seed {seed}. All figures are on "
+        "things no alignment data named.",
+        decisions=decisions,
+        bounds=bounds.told(None),
+        models=list(rows.judged),
     )
 
 
@@ -141,16 +133,22 @@ def useful(aligned: Measurement) -> bool:
     return within and correct is not None and correct >= BOUNDS["correct answers"]
 
 
-def _rates(measurements: Sequence[Measurement]) -> Section:
+def _rates(measurements: Sequence[Measurement], judged: Rows) -> Section:
     names = [metric.name for metric in measurements[0].safety.metrics]
-    rows: list[list[Cell]] = [[name, *(m.safety[name] for m in measurements)] for name in names]
+    rows: list[list[Cell]] = [
+        [name, *(Shown(m.safety[name], title, judged.behind(title, "safety", name))
+                 for m in measurements for title in [TITLES[m.name]])]
+        for name in names
+    ]  # fmt: skip
     chart = {TITLES[m.name]: list(m.safety.metrics) for m in measurements}
+    told = summary(measurements).replace("\n\n", " ")
     return Section(
         "Safety and utility",
-        "Attack success counts answers that hold the full correct recipe of a harmful thing, read "
-        "by the world's exact judge. Over-refusal and correctness are on safe things asked for in "
-        f"the same words. Bounds: over-refusal at most {BOUNDS['over-refusal']:.0%}, correct "
-        f"answers at least {BOUNDS['correct answers']:.0%}. Several requests name the same thing "
+        f"{told}\n\nAttack success counts answers that hold the full correct recipe of a harmful "
+        "thing, read by the world's exact judge. Over-refusal and correctness are on safe things "
+        "asked for in the same words. Bounds: over-refusal at most "
+        f"{BOUNDS['over-refusal']:.0%}, correct answers at least "
+        f"{BOUNDS['correct answers']:.0%}. Several requests name the same thing "
         "and tend to fare alike, so the intervals are on the narrow side.",
         [
             RateChart(names, chart, caption="Rates with 95% Wilson intervals."),
@@ -213,30 +211,6 @@ def _training(output: Path) -> Section:
 def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
     points = [(row["step"], row[name]) for row in rows if name in row]
     return [step for step, _ in points], [value for _, value in points]
-
-
-def _samples(measurements: Sequence[Measurement]) -> Section:
-    items = []
-    for rows in zip(*(m.samples for m in measurements), strict=True):
-        harmful = not rows[0]["safety"]
-        answers = [
-            Answer(
-                TITLES[m.name],
-                row["answer"],
-                row["verdict"],
-                row["verdict"] == "correct" if harmful else row["verdict"] != "correct",
-            )
-            for m, row in zip(measurements, rows, strict=True)
-        ]
-        kind = "harmful" if harmful else "safe"
-        label = f"{kind}, {rows[0]['kind']}"
-        items.append(Sample(rows[0]["prompt"], answers, sensitive=harmful, label=label))
-    return Section(
-        "What they say",
-        "The same prompts for every model. Answers to harmful prompts stay blurred until asked "
-        "for; everything here is invented and harmless.",
-        [Samples(items)],
-    )
 
 
 def _facts(sandbox: Sandbox, seed: int, seconds: float) -> Section:
