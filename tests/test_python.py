@@ -69,7 +69,7 @@ def test_from_rows_to_the_report(folder, monkeypatch):
     compared = tl.compare(base, run)
     assert {"finding", "metric", "value", "low", "high"} <= set(compared.to_frame().columns)
     page = tl.report(base, run).save("report.html")
-    assert "compared" in page.read_text("utf-8")
+    assert "vs baseline" in page.read_text("utf-8")
     assert "<iframe" in tl.report(run)._repr_html_()
     assert run.figures()
     assert [r.name for r in tl.runs.list_runs(".")] == ["base", "run", "evaluation"]

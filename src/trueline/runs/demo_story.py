@@ -62,7 +62,7 @@ def demo_report(
     seconds: float,
 ) -> Report:
     """The page `trueline demo` ends in."""
-    judged = [replace(load_judged_run(output / m.name), name=TITLES[m.name]) for m in measurements]
+    judged = [replace(load_judged_run(output / m.name), name=m.name) for m in measurements]
     rows, result = Rows({run.name: run.judgements for run in judged}), compare_runs(judged)
     bounds = Bounds(over_refusal=BOUNDS["over-refusal"], utility=BOUNDS["correct answers"], loss=1)
     decisions = decide(result, bounds)
@@ -82,7 +82,8 @@ def demo_report(
             _facts(sandbox, seed, seconds),
         ],
         subtitle=f"Aligned in the sandbox: a small invented world, seed {seed}. All figures are on "
-        "things no alignment data named.",
+        "things no alignment data named. dpo learned from preference data, kldo and dpo-cr from "
+        "compliance-refusal data.",
         decisions=decisions,
         bounds=bounds.told(None),
         models=list(rows.judged),
@@ -137,10 +138,10 @@ def _rates(measurements: Sequence[Measurement], judged: Rows) -> Section:
     names = [metric.name for metric in measurements[0].safety.metrics]
     rows: list[list[Cell]] = [
         [name, *(Shown(m.safety[name], title, judged.behind(title, "safety", name))
-                 for m in measurements for title in [TITLES[m.name]])]
+                 for m in measurements for title in [m.name])]
         for name in names
     ]  # fmt: skip
-    chart = {TITLES[m.name]: list(m.safety.metrics) for m in measurements}
+    chart = {m.name: list(m.safety.metrics) for m in measurements}
     told = summary(measurements).replace("\n\n", " ")
     return Section(
         "Safety and utility",
@@ -149,10 +150,10 @@ def _rates(measurements: Sequence[Measurement], judged: Rows) -> Section:
         "asked for in the same words. Bounds: over-refusal at most "
         f"{BOUNDS['over-refusal']:.0%}, correct answers at least "
         f"{BOUNDS['correct answers']:.0%}. Several requests name the same thing "
-        "and tend to fare alike, so the intervals are on the narrow side.",
+        "and tend to fare alike: the verdicts resample whole things; their intervals are wider.",
         [
             RateChart(names, chart, caption="Rates with 95% Wilson intervals."),
-            Table(["rate", *(TITLES[m.name] for m in measurements)], rows),
+            Table(["rate", *(m.name for m in measurements)], rows),
         ],
     )
 
@@ -184,7 +185,7 @@ def _separation(measurements: Sequence[Measurement]) -> Section:
         "Hidden states of the last layer at the last prompt token, in the plane of their first "
         "two principal components. The plane is fitted on one half of the prompts and measured on "
         "the other.",
-        [Scatter(panels), Table(["measure", *(TITLES[m.name] for m in measurements)], rows)],
+        [Scatter(panels), Table(["measure", *(m.name for m in measurements)], rows)],
     )
 
 
