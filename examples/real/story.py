@@ -46,12 +46,13 @@ class StoryError(Exception):
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is done: optimizer steps, their batch (None: the recipe's), rows, prompts, tokens,
-    pairs."""
+    """How much is done: optimizer steps, their batch (None: the recipe's), rows, the share held out,
+    prompts, tokens, pairs."""
 
     steps: int | None = None
     batch: int | None = None
     rows: int = 700
+    held_out: float = 0.08
     prompts: int = 72
     tokens: int = 48
     pairs: int = 12
@@ -59,7 +60,9 @@ class Budget:
 
 
 FULL = Budget()
-QUICK = Budget(steps=2, batch=8, rows=24, prompts=16, tokens=24, pairs=2, attacks=("direct",))
+QUICK = Budget(
+    steps=2, batch=8, rows=24, held_out=0.02, prompts=16, tokens=24, pairs=2, attacks=("direct",)
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def story(
         benchmarks = [f"advbench={data / ADVBENCH}", f"xstest={data / XSTEST}"]
     for name in PAPER:
         clean = made / f"{name}.jsonl"
-        share = ("--test-size", 0.08, "--near", 0.8, "--to", "kldo" if data else "preference")
+        share = ("--test-size", budget.held_out, "--near", 0.8, "--to", "kldo" if data else "preference")
         yield Step(
             f"split-{name}",
             trueline("data", "split", clean, made / name, *share, "--overwrite"),
