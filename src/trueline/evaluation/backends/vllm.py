@@ -19,10 +19,10 @@ from trueline.evaluation.generation import (
     generation,
     model_input,
 )
-from trueline.evaluation.harness.ranks import local_rank, rank, world_size
 from trueline.models import load_tokenizer
 from trueline.models.fingerprint import files_fingerprint
 from trueline.models.load import adapter_settings
+from trueline.processes import local_rank, rank, world_size
 from trueline.prompts import Progress, Renderer, control_tokens
 
 
