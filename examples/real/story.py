@@ -46,8 +46,8 @@ class StoryError(Exception):
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is done: optimizer steps, their batch (None: the recipe's), rows, the share held out,
-    prompts, tokens, pairs."""
+    """How much is done: optimizer steps, their batch (None: the recipe's), rows, the share held
+    out, prompts, tokens, pairs."""
 
     steps: int | None = None
     batch: int | None = None
@@ -117,7 +117,8 @@ def story(
         benchmarks = [f"advbench={data / ADVBENCH}", f"xstest={data / XSTEST}"]
     for name in PAPER:
         clean = made / f"{name}.jsonl"
-        share = ("--test-size", budget.held_out, "--near", 0.8, "--to", "kldo" if data else "preference")
+        form = "kldo" if data else "preference"
+        share = ("--test-size", budget.held_out, "--near", 0.8, "--to", form)
         yield Step(
             f"split-{name}",
             trueline("data", "split", clean, made / name, *share, "--overwrite"),
