@@ -22,7 +22,7 @@ from trueline.evaluation.generation import (
 from trueline.models import load_tokenizer
 from trueline.models.fingerprint import files_fingerprint
 from trueline.models.load import adapter_settings
-from trueline.processes import local_rank, rank, world_size
+from trueline.processes import local_rank, rank, started
 from trueline.prompts import Progress, Renderer, control_tokens
 
 
@@ -125,7 +125,7 @@ def own_devices(count: int) -> None:
     Raises:
         UserError: there are too few.
     """
-    if world_size() <= 1:
+    if started() <= 1:
         return
     import torch
 
