@@ -72,7 +72,7 @@ def test_from_rows_to_the_report(folder, monkeypatch):
     assert "vs baseline" in page.read_text("utf-8")
     assert "<iframe" in tl.report(run)._repr_html_()
     assert run.figures()
-    assert [r.name for r in tl.runs.list_runs(".")] == ["base", "run", "evaluation"]
+    assert [r.name for r in tl.runs(".")] == ["base", "clean.jsonl", "run", "run/evaluation"]
 
 
 def test_python_and_the_command_line_make_the_same_folder(folder, monkeypatch):

@@ -10,9 +10,10 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "trueline"
 RANKS = {
     -1: ("errors", "verbs", "processes"),
-    0: ("records", "registry", "files", "terminal", "trl", "plugins", "launch"),
+    0: ("records", "registry", "files", "interrupts", "terminal", "trl", "plugins", "launch"),
     0.5: ("results", "identity", "options"),
     0.7: ("runs.record",),  # whatever makes a run writes through its record
+    0.8: ("runs.state",),
     1: ("config", "logprobs", "prompts", "stats"),
     2: ("divergences", "data", "batching"),
     3: ("objectives", "models", "scoring"),

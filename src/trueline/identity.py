@@ -8,6 +8,7 @@ run goes on from another's work.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ from typing import Any, TypeAlias
 from trueline.errors import UserError
 from trueline.files import read_json, write_json
 
+RESUME = (
+    "give the former to go on with --resume, or start anew in another folder or with --overwrite"
+)
 May: TypeAlias = Callable[[Any, Any], bool]
 """Called with the kept and the present value: whether a run may go on with the present one."""
 
@@ -55,7 +59,7 @@ now); give the former to go on with --resume, or start anew in another folder or
     facts: Mapping[str, Any]
     free: Mapping[str, May] = field(default_factory=dict)
 
-    def take_over(self, kept: Identity, where: str | Path) -> list[str]:
+    def take_over(self, kept: Identity, where: str | Path, remedy: str = RESUME) -> list[str]:
         """The differences that a run of this identity takes when it goes on from ``kept``.
 
         Raises:
@@ -73,10 +77,15 @@ now); give the former to go on with --resume, or start anew in another folder or
             (taken if may is not None and may(old, new) else refused).append(line)
         if refused:
             raise UserError(
-                f"{where} was begun with other settings ({'; '.join(refused)}); give the former "
-                "to go on with --resume, or start anew in another folder or with --overwrite"
+                f"{where} was begun with other settings ({'; '.join(refused)}); {remedy}"
             )
         return taken
+
+    @property
+    def id(self) -> str:
+        """12 hexadecimal digits of the facts."""
+        text = json.dumps(self.facts, sort_keys=True, default=str)
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
 
     def write(self, path: str | Path) -> None:
         """Keep the facts, whole or not at all."""

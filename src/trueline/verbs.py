@@ -67,11 +67,15 @@ class Diffusion(ModuleType):
 
 
 class Runs(ModuleType):
-    """``trueline.runs``, with ``list_runs(folder)`` and ``open_run(folder)``."""
+    """``trueline.runs(folder)``, the list of runs, and ``trueline.runs.open_run(folder)``."""
+
+    def __call__(self, folder: Any = "runs") -> Any:
+        """The runs in a folder and below it."""
+        return import_module("trueline.runs.listing").listed(folder)
 
     def __getattr__(self, name: str) -> Any:
-        """A run by its folder, or the runs below one."""
-        homes = {"list_runs": "listed", "open_run": "opened", "Run": "Run"}
+        """A run by its folder."""
+        homes = {"open_run": "opened", "Run": "Run"}
         if name in homes:
             return getattr(import_module("trueline.runs.run"), homes[name])
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trueline import launch, plugins
+from trueline import interrupts, launch, plugins
 from trueline.cli import (
     align,
     bound,
@@ -30,6 +30,7 @@ from trueline.cli import (
     objectives,
     report,
     reproduce,
+    runs,
 )
 from trueline.errors import UserError, cause, printable
 
@@ -51,6 +52,7 @@ app.command()(calibrate.calibrate_judge)
 app.command()(compare.compare)
 app.command()(report.report)
 app.command()(reproduce.reproduce)
+app.command()(runs.runs)
 app.command()(bound.bound)
 app.command()(evaluate.inspect_export)
 app.add_typer(diffusion.app, name="diffusion")
@@ -88,9 +90,10 @@ def main() -> None:
     signal ends with 128 and its number; anything else is a fault of ours: exit code 70, with the
     trace in a file to report.
     """
-    signal.signal(signal.SIGTERM, _end)
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, _end)
+    interrupts.note_command(sys.argv[1:])
+    for one in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(one) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(one, _end)
     try:
         started = launch.command(sys.argv[1:])
         if started is not None:
@@ -103,6 +106,7 @@ def main() -> None:
             raise
         number = getattr(interrupted, "number", signal.SIGINT)
         _say(str(interrupted) or "interrupted")
+        _say_how_to_go_on()
         sys.exit(128 + number)
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -117,6 +121,14 @@ def main() -> None:
         _say(f"internal error: {type(error).__name__}: {cause(error)}")
         _say(f"this is a fault of Trueline's; please report it with {_trace()}")
         sys.exit(70)
+
+
+def _say_how_to_go_on() -> None:
+    """The command that goes on, from the first of several processes."""
+    state = sys.modules.get("trueline.runs.state")
+    line = interrupts.goes_on(bool(state and state.begun()))
+    if line is not None and os.environ.get("RANK", "0") == "0":
+        _say(f"go on with: {line}")
 
 
 def _interruption(ended: BaseException) -> KeyboardInterrupt | None:

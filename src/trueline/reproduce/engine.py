@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import threading
 import time
 import traceback
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from trueline.files import write_json
+from trueline.interrupts import Interrupted, Signals
 from trueline.reproduce.runs import EXPERIMENTS, Run, Values, load_all
 
 Tell: TypeAlias = Callable[[str], None]
@@ -67,6 +69,9 @@ def perform(
         jobs: processes, with one thread each; 0 does everything in this process.
         budget: seconds after which no further run is begun; None for no limit.
         tell: called with a line of progress.
+
+    Raises:
+        Interrupted: a signal came; the runs that were at work then are done and kept.
     """
     done, begin = Done(), time.monotonic()
     _sweep(folder)
@@ -74,10 +79,12 @@ def perform(
     if done.kept:
         tell(f"{done.kept} of {len(runs)} runs are there already")
     total = len(waiting)
-    with _Workers(jobs) as workers:
+    with Signals("the runs that are at work") as signals, _Workers(jobs) as workers:
         running: dict[Future[dict[str, Any]], Run] = {}
         while waiting or running:
             if budget is not None and time.monotonic() - begin >= budget:
+                done.left, waiting = [*done.left, *waiting], []
+            if signals.caught is not None:
                 done.left, waiting = [*done.left, *waiting], []
             for run in _ready(waiting, done)[: max(jobs, 1) - len(running)]:
                 waiting.remove(run)
@@ -87,6 +94,8 @@ def perform(
                 count = total - len(waiting) - len(running) - len(done.left)
                 tell(f"[{count}/{total}] {_name(run)}: {_settle(done, run, future, workers)}")
             waiting = _without_orphans(waiting, done, tell)
+        if signals.caught is not None:
+            raise Interrupted(signals.caught)
     return done
 
 
@@ -189,13 +198,15 @@ class _Workers:
             return
         if kind is not None:  # interrupted: what runs now would be done again anyway
             for process in list(getattr(self.pool, "_processes", {}).values()):
-                process.terminate()
+                process.kill()
         self.pool.shutdown(wait=kind is None, cancel_futures=True)
 
 
 def _begin() -> None:
     """A worker's first act. The models are tiny: a second thread waits more than it works."""
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal's go to all; the parent decides
+        signal.signal(number, signal.SIG_IGN)
     os.environ.update(dict.fromkeys(THREADS, "1"))
     import torch
     import transformers

@@ -17,6 +17,7 @@ from trueline.reproduce.runs import Arm, load_all
 from trueline.reproduce.scales import Scale, on_recipe, plan
 from trueline.reproduce.verdict import RULE, Effect, Verdict, overall
 from trueline.results import Metric, manifest
+from trueline.runs.state import State, created, held, reached
 from trueline.stats import mean_metric
 
 UNABLE = "A recipe cannot measure it: it needs the sandbox's truth or harmful prompts."
@@ -157,23 +158,30 @@ def reproduce(
     begin = time.monotonic()
     runs = plan(able, scale, range(count))
     tell(f"{len(able)} claims need {len(runs)} runs")
-    done = perform(runs, output / "runs", jobs=jobs, budget=budget, tell=tell)
-    outcomes = [judge(claim, scale, range(count), done) for claim in able]
-    outcomes += [Outcome(claim, (), (), {}, (UNABLE,)) for claim in unable]
-    facts = {
-        "scale": scale.name,
-        "settings": recipe if recipe is not None else dict(scale.options),
-        "seeds": count,
-        "runs": {"planned": len(runs), "measured": len(done.values), "failed": len(done.failed),
-                 "not begun": len(done.left)},
-        "processor_minutes": round(sum(done.seconds.values()) / 60, 1),
-        "wall_minutes": round((time.monotonic() - begin) / 60, 1),
-        "kept_from_before": done.kept,
-        "command": command,
-        "manifest": manifest(),
-    }  # fmt: skip
-    study = Study(outcomes, facts)
-    write_json(output / "results.json", study.to_dict())
+    about = scale.name if recipe is None else str(recipe["dataset_name"])
+    with held(output) as record:
+        created(record, "reproduce", data=f"{len(able)} claims, {about}")
+        reached(record, State.WORKING)
+        done = perform(runs, output / "runs", jobs=jobs, budget=budget, tell=tell)
+        outcomes = [judge(claim, scale, range(count), done) for claim in able]
+        outcomes += [Outcome(claim, (), (), {}, (UNABLE,)) for claim in unable]
+        facts = {
+            "scale": scale.name,
+            "settings": recipe if recipe is not None else dict(scale.options),
+            "seeds": count,
+            "runs": {"planned": len(runs), "measured": len(done.values),
+                     "failed": len(done.failed), "not begun": len(done.left)},
+            "processor_minutes": round(sum(done.seconds.values()) / 60, 1),
+            "wall_minutes": round((time.monotonic() - begin) / 60, 1),
+            "kept_from_before": done.kept,
+            "command": command,
+            "manifest": manifest(),
+        }  # fmt: skip
+        study = Study(outcomes, facts)
+        write_json(output / "results.json", study.to_dict())
+        missing = len(done.failed) + len(done.left)
+        if missing:
+            reached(record, State.BROKEN_OFF, f"{missing} of {len(runs)} runs are missing")
     return study
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trueline.files import Lock
+from trueline.runs import state
 from trueline.runs.record import FINISHED
 from trueline.runs.run import Run
 from trueline.terminal import console
@@ -119,7 +117,7 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
     }
     with contextlib.ExitStack() as held:
         if trainer.is_world_process_zero():
-            held.enter_context(Lock(_output(run)))
+            held.enter_context(state.held(_output(run)))
         return _train(run, trainer, resume=resume)
 
 
@@ -135,16 +133,11 @@ def _train(run: RunConfig, trainer: AlignmentTrainer, *, resume: bool) -> dict[s
 
     if not resume:
         on_first_rank(lambda: _claim(run))
-    trainer.begin(resume)
+    resumed = trainer.begin(resume)
     settle_tensorboard(trainer)
-    if trainer.eval_dataset and not resume:
+    if trainer.eval_dataset and resumed is None:
         trainer.evaluate_first()
-    try:
-        trainer.train(resume_from_checkpoint=resume)
-    except KeyboardInterrupt as stopped:
-        if getattr(stopped, "checkpoint", None) is not None:
-            _say_how_to_go_on()
-        raise
+    trainer.train(resume_from_checkpoint=resume)
     if trainer.eval_dataset:
         trainer.evaluate()
     trainer.save_model()
@@ -175,19 +168,6 @@ def _claim(run: RunConfig) -> None:
     aside = claim(_output(run), overwrite=run.training.overwrite, also=FINISHED)
     if aside is not None:
         console.print(f"set aside: {aside}", highlight=False, markup=False)
-
-
-def _say_how_to_go_on() -> None:
-    """The command that resumes a run which was interrupted, where one began it."""
-    words = sys.argv[1:]
-    if words[:1] == ["align"]:
-        more = [] if "--resume" in words else ["--resume"]
-        console.print(
-            f"go on with: {shlex.join(['trueline', *words, *more])}",
-            highlight=False, markup=False, soft_wrap=True,
-        )  # fmt: skip
-    else:
-        console.print("go on with resume=True", highlight=False)
 
 
 def _say_precision(run: RunConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trueline import plugins
 from trueline.evaluation.harness.broken import NO_LONGER
+from trueline.interrupts import Signals
 from trueline.processes import rank
-from trueline.runs import record
+from trueline.runs import record, state
 from trueline.runs.run import Run
 from trueline.terminal import watching
 
@@ -120,6 +122,7 @@ def run_evaluation(
     import transformers
 
     from trueline.errors import UserError
+    from trueline.evaluation.harness.ranks import rank
 
     transformers.utils.logging.disable_progress_bar()
     plugins.load(options["import"])
@@ -129,11 +132,15 @@ def run_evaluation(
         raise UserError(f"two models are called alike ({', '.join(names)}); evaluate them apart")
     root = Path(options["output"]) if options["output"] else None
     results = []
-    for model, name in zip(models, names, strict=True):
-        folder = root or Path("runs/evaluate") / name
-        if root is not None and len(models) > 1:
-            folder = root / name
-        results.append(_one_model(model, name, folder, options, quiet=quiet, show=show))
+    with Signals("this batch"):
+        for model, name in zip(models, names, strict=True):
+            folder = root or Path("runs/evaluate") / name
+            if root is not None and len(models) > 1:
+                folder = root / name
+            with contextlib.ExitStack() as stack:
+                if rank() == 0:
+                    stack.enter_context(state.held(folder))
+                results.append(_one_model(model, name, folder, options, quiet=quiet, show=show))
     return {"models": results}
 
 
@@ -148,6 +155,7 @@ def _one_model(
 ) -> dict[str, Any]:
     from trueline.evaluation.backends import open_backend
     from trueline.evaluation.harness.run import evaluate as run
+    from trueline.evaluation.harness.setup import claim_folder
     from trueline.evaluation.harness.summarize import findings, write_samples
     from trueline.evaluation.utility import UtilityContext
 
@@ -166,6 +174,12 @@ def _one_model(
     found: list[Finding] = []
     notes: Sequence[str] = ()
     with watching(quiet or rank() > 0) as watch:
+        if rank() == 0:
+            claim_folder(folder, setup)
+            what = [*setup.benchmarks, *(str(value) for value in options["utility"])]
+            facts = {**setup.model_facts, **setup.part_facts}
+            state.created(Run(folder), "evaluate", data=", ".join(what), identity=facts)
+            state.reached(Run(folder), state.State.WORKING)
         if setup.benchmarks:
             evaluation = run(setup, folder, cache=cache, watch=watch)
             found = findings(evaluation, seed=setup.seed)

@@ -3,6 +3,7 @@
 Whatever makes a run (training, from the command line or from Python, an evaluation, a comparison)
 writes it through :class:`Run`, and whatever looks at one reads it through the same. A folder holds
 
+    run.json            how far it is: states and times, identity, owner (``runs/state.py``)
     config.yaml         what was asked for, resolved
     manifest.json       versions, machine, data hashes, seeds: what it takes to do it again
     metrics.jsonl       the training's log, one row a logging step
@@ -36,6 +37,7 @@ from trueline.errors import UserError
 from trueline.files import append, read_json, write_json, write_text
 from trueline.results import Finding, manifest
 
+STATE = "run.json"
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trueline.files import write_text
 from trueline.reproduce.page import markdown, summary, write_page
 from trueline.reproduce.scales import FAST, FULL, plan
 from trueline.reproduce.study import Study, choose, read_recipe
 from trueline.reproduce.study import reproduce as run_study
+from trueline.runs.state import held
 
 
 @dataclass(frozen=True)
@@ -82,19 +84,20 @@ def reproduce(
     chosen, folder = choose(claims), Path(output)
     # one thread for each process; numpy's is read when a worker starts, so it is set before
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
-    study = run_study(
-        chosen,
-        FAST if fast else FULL,
-        folder,
-        seeds=seeds,
-        jobs=jobs,
-        budget=None if budget is None else 60 * budget,
-        recipe=None if recipe is None else read_recipe(Path(recipe)),
-        command=command,
-        tell=tell,
-    )
-    page = write_page(study, folder)
-    (folder / "reproduction.md").write_text(markdown(study), "utf-8")
+    with held(folder):
+        study = run_study(
+            chosen,
+            FAST if fast else FULL,
+            folder,
+            seeds=seeds,
+            jobs=jobs,
+            budget=None if budget is None else 60 * budget,
+            recipe=None if recipe is None else read_recipe(Path(recipe)),
+            command=command,
+            tell=tell,
+        )
+        page = write_page(study, folder)
+        write_text(folder / "reproduction.md", markdown(study))
     return Reproduced(study, page)
 
 

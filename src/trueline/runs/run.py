@@ -82,16 +82,6 @@ class Run(record.Run):
         return to_html(self.findings, f"Run {self.name}")
 
 
-def listed(folder: str | Path = "runs") -> list[Run]:
-    """The runs in a folder and below it, by path."""
-    found = {
-        path.parent
-        for name in (record.CONFIG, record.FINDINGS)
-        for path in Path(folder).rglob(name)
-    }
-    return [Run(path) for path in sorted(found)]
-
-
 def opened(path: str | Path) -> Run:
     """The run in a folder.
 

@@ -12,11 +12,8 @@ import itertools
 import logging
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,9 +21,11 @@ import torch.distributed as dist
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from trueline import interrupts
 from trueline.errors import UserError
-from trueline.files import LOCK, fault, mend, read_json, seal, write_json
+from trueline.files import LOCK, SEAL, fault, mend, read_json, seal, write_json
 from trueline.identity import Identity, May, freely, upwards
+from trueline.runs.state import State, status
 from trueline.training.coupling import world_size
 
 if TYPE_CHECKING:
@@ -36,6 +35,8 @@ log = logging.getLogger(__name__)
 
 IDENTITY_FILE = "identity.json"
 METRICS_MARK = "metrics_written.json"
+
+FROM_THE_START = "begun again with the first step: it was broken off before its first checkpoint"
 
 NO_PART = set(
     "output_dir per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
@@ -175,7 +176,9 @@ def claim(
         UserError: it holds a run.
     """
     folder = Path(output_dir)
-    signs = [*(p.name for p in checkpoints(folder)), *(n for n in also if (folder / n).exists())]
+    kept = status(folder)
+    signs = ["its record says finished"] if kept and kept.state is State.FINISHED else []
+    signs += [*(p.name for p in checkpoints(folder)), *(n for n in also if (folder / n).exists())]
     if not signs:
         return None
     if not overwrite:
@@ -210,6 +213,28 @@ def last_checkpoint(output_dir: str | os.PathLike[str]) -> Path:
     raise UserError(f"there is no whole checkpoint in {output_dir} to resume from{why}")
 
 
+def resume_point(output_dir: str | os.PathLike[str]) -> Path | None:
+    """What a resumed run goes on from: its newest whole checkpoint; None where it was broken off
+    before its first was whole, so that it begins again.
+
+    Raises:
+        UserError: there is no run, or its checkpoints are damaged.
+    """
+    kept = status(output_dir)
+    unended = kept is not None and kept.state is not State.FINISHED
+    if unended and not any((path / SEAL).exists() for path in checkpoints(output_dir)):
+        return None
+    return last_checkpoint(output_dir)
+
+
+def kept_identity(output_dir: str | os.PathLike[str], checkpoint: Path | None) -> Identity:
+    """What a resumed run was: by its checkpoint, or by the record of one that has none."""
+    if checkpoint is not None:
+        return Identity.read(checkpoint / IDENTITY_FILE)
+    kept = status(output_dir)
+    return Identity({} if kept is None else kept.identity)
+
+
 def check_whole(checkpoint: str | os.PathLike[str]) -> Path:
     """A checkpoint asked for by name.
 
@@ -239,48 +264,12 @@ def rotate(output_dir: str, limit: int | None, best: str | None) -> None:
 # --- signals --------------------------------------------------------------------------------------
 
 
-class Interrupted(KeyboardInterrupt):
-    """A signal ended the training after a whole step, with a checkpoint.
-
-    Args:
-        number: the signal's.
-        step: steps done.
-        checkpoint: what a resumed run goes on from.
-    """
-
-    def __init__(self, number: int, step: int = 0, checkpoint: Path | None = None) -> None:
-        super().__init__(f"interrupted by {signal.Signals(number).name} after step {step}")
-        self.number, self.step, self.checkpoint = number, step, checkpoint
-
-
-class Signals(TrainerCallback):
+class Signals(interrupts.Signals, TrainerCallback):
     """While training: the first SIGINT, SIGTERM or SIGHUP saves at the end of the step and stops;
     the second ends at once. Ranks agree: one that is signaled stops all of them."""
 
-    HANDLED: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
     def __init__(self) -> None:
-        self.caught: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Signals:
-        self.caught = None
-        if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._on_signal) for s in self.HANDLED}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.caught is None:
-            self.caught = number
-            os.write(2, b"\nsaving at the end of this step; once more ends at once\n")
-            return
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
+        super().__init__("this step, with a checkpoint")
 
     def agreed(self, device: torch.device) -> int | None:
         """The signal that came, to this rank or another; None where none did."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from trueline.results import Finding, Metric
+from trueline.runs import state
 from trueline.runs.record import Key, Run
 from trueline.stats import rate
 
@@ -26,6 +27,18 @@ RATES = {
     "rewards/accuracies": "reward accuracy",
 }
 """Shares of pairs, and what a finding calls them."""
+
+
+def created(trainer: AlignmentTrainer, run: Run, *, again: bool) -> None:
+    """The run is accepted, or goes on; see :mod:`trueline.runs.state`."""
+    state.created(
+        run,
+        trainer.facts.get("verb", "align"),
+        objective=trainer.objective.spec.name,
+        data=trainer.facts.get("dataset_name") or trainer.sources.get("train"),
+        identity=trainer.identity.facts,
+        resumed=again,
+    )
 
 
 def write(trainer: AlignmentTrainer, run: Run) -> None:

@@ -32,8 +32,9 @@ from trueline.batching.arrow import BLOCK
 from trueline.config import AlignmentConfig
 from trueline.data import Examples, Mapped, load_examples
 from trueline.errors import UserError
-from trueline.files import Lock, cache_folder, write_json
+from trueline.files import cache_folder, write_json
 from trueline.identity import Identity
+from trueline.interrupts import Interrupted
 from trueline.models import (
     REFERENCE,
     check_vocabulary,
@@ -47,6 +48,7 @@ from trueline.models.fingerprint import shared_fingerprint
 from trueline.objectives import bind, weight_warning
 from trueline.objectives.base import BoundObjective
 from trueline.records import Example
+from trueline.runs import state
 from trueline.runs.record import CARD, METRICS, Run
 from trueline.scoring import Scorer, Shortcuts, evaluating
 from trueline.terminal import progress, say
@@ -440,7 +442,7 @@ class AlignmentTrainer(Trainer):
             raise UserError("there is no train_dataset to train on")
         with contextlib.ExitStack() as held:
             if self.is_world_process_zero():
-                held.enter_context(Lock(self.args.output_dir))
+                held.enter_context(state.held(self.args.output_dir))
             return self._train(resume_from_checkpoint or None, **kwargs)
 
     def _train(self, resume: str | bool | None, **kwargs: Any) -> Any:
@@ -453,8 +455,10 @@ class AlignmentTrainer(Trainer):
         if not self.sharded:
             self._precompute(self._read_in_training())
             self._freeze_reference()
+        self._reached(state.State.PREPARED)
         try:
             with self._signals:
+                self._reached(state.State.TRAINING)
                 result = super().train(
                     resume_from_checkpoint=None if resumed is None else str(resumed), **kwargs
                 )
@@ -465,7 +469,7 @@ class AlignmentTrainer(Trainer):
         if self._signals.caught is not None:
             found = checkpoints.checkpoints(self.args.output_dir)
             last = found[-1] if found else None
-            raise checkpoints.Interrupted(self._signals.caught, self.state.global_step, last)
+            raise Interrupted(self._signals.caught, self.state.global_step, last)
         return result
 
     def begin(self, resume_from_checkpoint: str | bool | None = None) -> Path | None:
@@ -475,7 +479,8 @@ class AlignmentTrainer(Trainer):
         before its first step.
 
         Returns:
-            The checkpoint that :meth:`train` goes on from, or None.
+            The checkpoint that :meth:`train` goes on from; None where it begins with the first
+            step, as a resumed run does that was broken off before its first checkpoint.
 
         Raises:
             UserError: as :meth:`train` does; nothing has been written then.
@@ -484,16 +489,21 @@ class AlignmentTrainer(Trainer):
         if self._begun is not None and self._begun[0] == resume:
             return self._begun[1]
         resumed = on_first_rank(lambda: self._begin_at(resume))
-        self._identify(resumed)
+        self._identify(resumed, again=bool(resume))
         if self.is_world_process_zero():
             run = self.run
             if resumed is not None:
                 checkpoints.cut_back(self._metrics_file, resumed)
             elif not self._logged:
                 run.begin_log()
+            record.created(self, run, again=bool(resume))
             record.write(self, run)
         self._begun = (resume, resumed)
         return resumed
+
+    def _reached(self, now: state.State) -> None:
+        if self.is_world_process_zero():
+            state.reached(self.run, now)
 
     @property
     def run(self) -> Run:
@@ -503,7 +513,7 @@ class AlignmentTrainer(Trainer):
     def _begin_at(self, resume: str | bool | None) -> Path | None:
         """The checkpoint to go on from; without one, a folder that holds no other run."""
         if resume is True:
-            return checkpoints.last_checkpoint(self.args.output_dir)
+            return checkpoints.resume_point(self.args.output_dir)
         if resume:
             return checkpoints.check_whole(str(resume))
         if self._identity is None:
@@ -512,16 +522,26 @@ class AlignmentTrainer(Trainer):
                 say(f"set aside: {aside}", quiet=self._quiet)
         return None
 
-    def _identify(self, resumed: Path | None) -> None:
+    def _identify(self, resumed: Path | None, *, again: bool) -> None:
         """Work out what this run is, and compare with the run it goes on from."""
         if self._identity is None:
             self._identity = checkpoints.identity(self, self._fingerprints())
-        if resumed is None:
+        if not again:
             return
-        kept = Identity.read(resumed / checkpoints.IDENTITY_FILE)
-        for line in self._identity.take_over(kept, resumed.parent):
-            quiet = self._quiet or not self.is_world_process_zero()
+        quiet = self._quiet or not self.is_world_process_zero()
+        kept = checkpoints.kept_identity(self.args.output_dir, resumed)
+        for line in self._identity.take_over(
+            kept, self.args.output_dir if resumed is None else resumed.parent
+        ):
             say(f"resumed with another {line}", quiet=quiet)
+        if resumed is None:
+            say(checkpoints.FROM_THE_START, quiet=quiet)
+
+    @property
+    def identity(self) -> Identity:
+        """What decides the weights that this run ends with; known when it has begun."""
+        assert self._identity is not None
+        return self._identity
 
     def _fingerprints(self) -> dict[str, str]:
         """Content hashes of the models a run begins with; an adapter is a fact of its own."""
@@ -690,8 +710,7 @@ class AlignmentTrainer(Trainer):
             self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            assert self._identity is not None
-            checkpoints.finish(checkpoint, self._identity, self._metrics_file)
+            checkpoints.finish(checkpoint, self.identity, self._metrics_file)
             checkpoints.rotate(str(folder), limit, self.state.best_model_checkpoint)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

@@ -8,6 +8,7 @@ on. Rank r of w works on chunks r, r + w, ...; rank 0 alone writes, in the order
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -26,13 +27,41 @@ from trueline.data.load import Examples, LoadReport
 from trueline.data.readers import DataError
 from trueline.data.sources import MANIFEST
 from trueline.errors import UserError
-from trueline.files import write_json
+from trueline.files import write_json, write_text
+from trueline.identity import Identity
+from trueline.interrupts import piece_done
 from trueline.processes import rank, started
 from trueline.records import Example, RecordError
 from trueline.results import Finding, manifest
+from trueline.runs.record import Run
+from trueline.runs.state import State, created, held, note, reached, status
 
 Progress: TypeAlias = Callable[[str, int], None]
 """Called with (what is being done, examples done so far)."""
+
+
+def work_folder(output: Path) -> Path:
+    """Where a job keeps what it has done so far: beside its output."""
+    return output.parent / f".{output.name}.work"
+
+
+@contextlib.contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """One job at a time for an output.
+
+    Raises:
+        UserError: another process is at work on it.
+    """
+    if rank() != 0:
+        yield
+        return
+    folder = work_folder(output)
+    try:
+        with held(folder):
+            yield
+    finally:
+        with contextlib.suppress(OSError):  # it is empty where nothing was begun
+            folder.rmdir()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +108,7 @@ class Job:
         self.content: str | None = None
         self.prompts = self.responses = self.most_responses = 0
         self.written: dict[str, dict[str, Any]] = {}
-        self.work = self.output.parent / f".{self.output.name}.work"
+        self.work = work_folder(self.output)
 
     @property
     def leader(self) -> bool:
@@ -87,9 +116,36 @@ class Job:
         return rank() == 0
 
     def check(self, *paths: Path) -> None:
-        """Raise where a file cannot be written, before any work is done."""
+        """Raise where a file cannot be written, before any work is done; one that this very job
+        wrote before it was broken off is written again."""
+        kept = status(work_folder(self.output))
+        own = kept.facts.get("written", ()) if kept and kept.identity == self.identity else ()
         for path in paths:
-            check_output(path, self.form, overwrite=self.overwrite)
+            check_output(path, self.form, overwrite=self.overwrite or path.name in own)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What decides the result, as far as it is known before the source is read."""
+        facts = {
+            "verb": self.verb,
+            "source": [str(file) for file in self.source.files] or self.source.source,
+            "options": dict(self.options),
+            "form": self.form,
+            "version": metadata.version("trueline"),
+        }
+        return Identity.of(facts, {}).facts
+
+    def begin(self) -> None:
+        """Keep a record of the job, for as long as it is at work."""
+        run = Run(self.work)
+        kept = status(run)
+        if not self.leader or (kept is not None and kept.mine):
+            return
+        self.work.mkdir(parents=True, exist_ok=True)
+        resumed = kept is not None and kept.identity == self.identity
+        data = self.source.source or "rows in memory"
+        created(run, f"data {self.verb}", data=data, identity=self.identity, resumed=resumed)
+        reached(run, State.WORKING)
 
     def examples(self, what: str = "reading") -> Iterator[Example]:
         """One pass over the source."""
@@ -110,6 +166,7 @@ class Job:
             before, most = before + sum(counts), max(most, *counts)
             if self.progress is not None:
                 self.progress(what, rows)
+            piece_done()
         content = whole.hexdigest()
         if self.content not in (None, content):
             raise DataError(self.source.source or "source", "it changed while it was being read")
@@ -136,6 +193,7 @@ class Job:
         version = metadata.version("trueline")
         identity = json.dumps([self.verb, stage, key, size, version], sort_keys=True, default=str)
         name = hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()
+        self.begin()
         folder = self.work / f"{stage.replace(' ', '-')}-{name}"
         folder.mkdir(parents=True, exist_ok=True)
         files = []
@@ -153,9 +211,8 @@ class Job:
                     f"{stage}: expected one result an example, got {len(notes)} for "
                     f"{len(chunk.examples)}"
                 )
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(notes, allow_nan=False), "utf-8")
-            os.replace(part, path)
+            write_text(path, json.dumps(notes, allow_nan=False))
+            piece_done()
         return Notes(files)
 
     def drop(self, example: Example, reason: str) -> None:
@@ -170,10 +227,11 @@ class Job:
         """
         path = self.output if path is None else path
         self.check(path)
-        self.work.mkdir(parents=True, exist_ok=True)
+        self.begin()
         part = self.work / path.name
         report = write_examples(self._some(examples, path), part, self.form, overwrite=True)
         path.parent.mkdir(parents=True, exist_ok=True)
+        note(Run(self.work), written=[*self.written, path.name])
         os.replace(part, path)
         self.written[path.name] = {**asdict(report), "sha256": sha256(path)}
         return report.rows
@@ -194,8 +252,10 @@ class Job:
         base = self.output / "data" if self.folder else self.output
         name = base.name.removesuffix(".gz").rsplit(".", 1)[0]
         path = base.with_name(name + MANIFEST)
+        kept = status(self.work)
         facts = manifest(
             verb=self.verb,
+            states=[] if kept is None else kept.states,
             command=sys.argv,
             options=dict(self.options),
             inputs={name: self._input(name) for name in ("source", *self.also)},

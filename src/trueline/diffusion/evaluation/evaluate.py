@@ -15,10 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from trueline.diffusion.data.keeping import fingerprint_of
 from trueline.diffusion.data.load import CAPTIONS
 from trueline.diffusion.evaluation.scorers import Score
 from trueline.diffusion.models.families import Generated, TextToImage
 from trueline.errors import UserError
+from trueline.evaluation.harness.store import digest
+from trueline.files import whole
+from trueline.interrupts import piece_done
 from trueline.results import Finding, Metric
 from trueline.stats import bootstrap_interval, mcnemar, mean_metric, rate
 
@@ -82,20 +86,69 @@ def paint(
     folder: Path | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Gallery:
-    """One picture for each prompt, the k-th from seed + k, kept as PNG files where asked for."""
+    """One picture for each prompt, the k-th from seed + k, kept as PNG files where asked for; a
+    batch that was kept before, made of the same by the same model, is read."""
+    model_key = None if folder is None else _key(model)
     pictures: list[Generated] = []
     for start in range(0, len(prompts), sampling.batch_size):
         some = prompts[start : start + sampling.batch_size]
         seeds = [sampling.seed + start + k for k in range(len(some))]
-        made = model.generate(some, seeds, steps=sampling.steps, guidance=sampling.guidance)
+        places: list[tuple[Path, str]] = []
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            for k, one in enumerate(made):
-                one.image.save(folder / f"{start + k:05d}.png")
+            how = [model_key, list(some), sampling.steps, sampling.guidance]
+            keys = [digest([*how, seed]) for seed in seeds]
+            places = [(folder / f"{start + k:05d}.png", key) for k, key in enumerate(keys)]
+        made = _kept(places) if places else None
+        if made is None:
+            made = model.generate(some, seeds, steps=sampling.steps, guidance=sampling.guidance)
+        for (path, key), one in zip(places, made, strict=False):
+            _keep(path, key, one)
         pictures += made
         if advance is not None:
             advance(len(some))
+        piece_done()
     return Gallery(name, pictures)
+
+
+def _key(model: TextToImage) -> str:
+    """What a picture depends on besides its prompts and its noise."""
+    image = model.image_encoder
+    parts = {"denoiser": model.denoiser, **model.encoders}
+    scheduler = getattr(getattr(model.pipeline, "scheduler", None), "config", None)
+    seen = fingerprint_of({**parts, **({} if image is None else {"image": image})})
+    return digest([seen, str(model.denoiser.dtype), dict(scheduler or {})])
+
+
+def _keep(path: Path, key: str, picture: Generated) -> None:
+    """Write a picture, whole or not at all, with the key of what it was made from."""
+    from PIL.PngImagePlugin import PngInfo
+
+    if _read(path, key) is not None:
+        return
+    told = PngInfo()
+    told.add_text("trueline", json.dumps({"key": key, "flagged": picture.flagged}))
+    with whole(path) as part:
+        picture.image.save(part, format="PNG", pnginfo=told)
+
+
+def _kept(places: Sequence[tuple[Path, str]]) -> list[Generated] | None:
+    """A batch of pictures, where all of them were kept."""
+    found = [_read(path, key) for path, key in places]
+    return None if None in found else [one for one in found if one is not None]
+
+
+def _read(path: Path, key: str) -> Generated | None:
+    """A picture that was made of the same; None where there is none, or none that can be read."""
+    from PIL import Image
+
+    if not path.is_file():
+        return None
+    try:
+        with Image.open(path) as image:
+            told = json.loads(image.info.get("trueline", "{}"))
+            return Generated(image.copy(), told["flagged"]) if told.get("key") == key else None
+    except (OSError, ValueError, SyntaxError, KeyError, AttributeError):
+        return None
 
 
 def score_gallery(gallery: Gallery, prompts: Sequence[str], score: Score) -> list[float | None]:

@@ -40,18 +40,19 @@ from trueline.diffusion.training.setup import (
 from trueline.diffusion.training.step import DiffusionEngine
 from trueline.diffusion.training.tracking import Trackers, push
 from trueline.errors import UserError
-from trueline.files import Lock
-from trueline.identity import Identity
+from trueline.interrupts import Interrupted
+from trueline.runs import state
 from trueline.runs.record import METRICS, Run
+from trueline.runs.state import State
 from trueline.terminal import progress, say
 from trueline.training.checkpoints import (
-    IDENTITY_FILE,
-    Interrupted,
+    FROM_THE_START,
     Signals,
     checkpoints,
     claim,
     cut_back,
-    last_checkpoint,
+    kept_identity,
+    resume_point,
 )
 from trueline.training.coupling import on_first_rank
 from trueline.training.metrics import MetricAccumulator
@@ -196,16 +197,29 @@ class DiffusionTrainer:
         """
         main, folder = self.accelerator.is_main_process, Path(self.config.output_dir)
         if main:
-            self._held.enter_context(Lock(folder))
-        checkpoint = on_first_rank(lambda: last_checkpoint(folder) if resume else None)
+            self._held.enter_context(state.held(folder))
+        checkpoint = on_first_rank(lambda: resume_point(folder) if resume else None)
+        if resume:
+            for line in self.identity.take_over(kept_identity(folder, checkpoint), folder):
+                say(f"resumed with another {line}", quiet=self._quiet)
         if checkpoint is not None:
             self._resume(checkpoint)
             if main:
                 cut_back(self._metrics_file, checkpoint)
+        elif resume:
+            say(FROM_THE_START, quiet=self._quiet)
+            if main:
+                Run(folder).begin_log()
         elif main:
             aside = claim(folder, overwrite=self.config.overwrite, also=(METRICS,))
             if aside is not None:
                 say(f"set aside: {aside}", quiet=self._quiet)
+            Run(folder).begin_log()
+        if main:
+            state.created(
+                Run(folder), "diffusion align", objective=self.objective.spec.name,
+                data=self.config.dataset_name, identity=self.identity.facts, resumed=resume,
+            )  # fmt: skip
         self._begun = True
 
     def train(self, *, resume: bool = False) -> dict[str, float]:
@@ -222,12 +236,18 @@ class DiffusionTrainer:
                 self.begin(resume=resume)
             self._begun = False
             self.batches.expect(self.done, self.config.max_steps)
+            self._reached(State.PREPARED)
             try:
                 with self._signals:
+                    self._reached(State.TRAINING)
                     logged = self._loop(fresh=not resume)
             finally:
                 self.encodings.flush()
         return logged
+
+    def _reached(self, now: State) -> None:
+        if self.accelerator.is_main_process:
+            state.reached(Run(self.config.output_dir), now)
 
     def _loop(self, *, fresh: bool) -> dict[str, float]:
         logged: dict[str, float] = {}
@@ -395,9 +415,6 @@ class DiffusionTrainer:
         self.accelerator.wait_for_everyone()
 
     def _resume(self, folder: Path) -> None:
-        kept = Identity.read(folder / IDENTITY_FILE)
-        for line in self.identity.take_over(kept, folder.parent):
-            say(f"resumed with another {line}", quiet=self._quiet)
         weights, state = load_checkpoint(folder)
         own = self._weights()
         if weights.keys() != own.keys():

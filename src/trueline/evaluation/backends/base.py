@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from trueline.errors import UserError
 from trueline.evaluation.generation import Generation, OnAnswer
 from trueline.evaluation.harness.store import Store, complete, digest
+from trueline.interrupts import piece_done
 from trueline.prompts import Progress
 from trueline.records import Text
 
@@ -95,6 +96,7 @@ def ask(
 
     Raises:
         UserError: the backend gave another number of answers than it was asked for.
+        Interrupted: a signal came; the batch it came in is kept.
     """
     facts, how = dict(backend.facts), decoding.facts
     keys = [digest([facts, how, backend.key(request)]) for request in requests]
@@ -105,8 +107,13 @@ def ask(
         def on_answer(position: int, answer: Generation) -> None:
             keep(indices[position], _row(answer))
 
+        def told(done: int, total: int) -> None:  # after a batch, all of it kept
+            if progress is not None:
+                progress(done, total)
+            piece_done()
+
         asked = [requests[i] for i in indices]
-        answers = backend(asked, decoding, progress=progress, on_answer=on_answer)
+        answers = backend(asked, decoding, progress=told, on_answer=on_answer)
         if len(answers) != len(asked):
             raise UserError(
                 f"the backend gave {len(answers)} answers to {len(asked)} requests; "

@@ -14,6 +14,7 @@ from trueline.evaluation.harness.setup import Setup
 from trueline.evaluation.harness.store import Store, complete, digest
 from trueline.evaluation.judges.base import Measure
 from trueline.evaluation.judges.kldo import TwoStageJudge
+from trueline.interrupts import piece_done
 from trueline.prompts import Progress
 
 Watch: TypeAlias = Callable[[str], Progress]
@@ -77,6 +78,7 @@ def _attack(
                 for done, (index, attempt) in enumerate(zip(indices, made, strict=True), start=1):
                     keep(index, {"attempt": None if attempt is None else asdict(attempt)})
                     told(done, len(indices))
+                    piece_done()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

@@ -14,6 +14,7 @@ from trueline.evaluation.harness.store import Store, complete, digest
 from trueline.evaluation.judges.asking import AskingJudge
 from trueline.evaluation.judges.base import Judge, Verdict, checked, not_asked
 from trueline.evaluation.judges.kldo import TwoStageJudge
+from trueline.interrupts import piece_done
 
 CHUNK = 64
 """Answers judged before their verdicts are kept, where the judge is a plain function. A judging
@@ -125,6 +126,7 @@ def _verdicts(
             for index, verdict in zip(chunk, verdicts, strict=True):
                 keep(index, asdict(verdict))
             told(start + len(chunk), len(indices))
+            piece_done()
 
     complete(store, keys, work)
     return [Verdict(**store[key]) for key in keys]

@@ -17,6 +17,7 @@ from trueline.evaluation.judges.base import Judge
 from trueline.files import write_json
 from trueline.records import Message
 from trueline.runs.record import FINDINGS, SETTINGS, Run
+from trueline.runs.state import status
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def claim_folder(folder: Path, setup: Setup) -> None:
     # through JSON and back, so that what was written compares with what is at hand
     new = json.loads(json.dumps({**setup.model_facts, **setup.part_facts}, default=str))
     if not path.exists():
-        if Run(folder).has(FINDINGS):
+        kept = status(folder)
+        if Run(folder).has(FINDINGS) or (kept is not None and kept.verb != "evaluate"):
             raise UserError(f"{folder} holds a run of another kind; name another --output")
         write_json(path, new)
         return

@@ -8,8 +8,9 @@ from typing import Any
 
 import trueline.runs.curate.steps  # noqa: F401  (registers the house's own)
 from trueline.curation import Curated
-from trueline.curation.jobs.job import Progress
+from trueline.curation.jobs.job import Progress, alone
 from trueline.curation.jobs.step import CURATIONS, Curation, Work
+from trueline.interrupts import Signals
 from trueline.runs.curate import opened
 
 
@@ -49,7 +50,8 @@ def curate(
     if known.reads:
         examples = opened.examples(str(source), split, name, form, skip_bad, limit)
     work = Work(examples, Path(output), to or known.to, split, skip_bad, overwrite, progress)
-    return known(work, *main, **options)
+    with Signals("this chunk"), alone(work.output):
+        return known(work, *main, **options)
 
 
 def every() -> Mapping[str, Curation]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from trueline.errors import UserError
 from trueline.results import Finding, Metric
 from trueline.runs.diffusion.evaluate import quiet_libraries
 from trueline.runs.run import Run
+from trueline.runs.state import held
 from trueline.stats import mean_metric
 from trueline.terminal import console
 
@@ -61,6 +63,15 @@ def run_alignment(config: DiffusionConfig, *, resume: bool = False) -> dict[str,
         config.model_name_or_path, revision=config.model_revision, dtype=config.dtype
     )
     trainer = DiffusionTrainer(model, config, data.examples)
+    with contextlib.ExitStack() as stack:
+        if trainer.accelerator.is_main_process:
+            stack.enter_context(held(config.output_dir))
+        return _align(config, trainer, data, resume=resume)
+
+
+def _align(
+    config: DiffusionConfig, trainer: DiffusionTrainer, data: ImageData, *, resume: bool
+) -> dict[str, Any]:
     trainer.begin(resume=resume)
     notes = _notes(data, trainer)
     if trainer.accelerator.is_main_process:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trueline.errors import UserError
+from trueline.identity import Identity, freely
+from trueline.interrupts import Signals
 from trueline.results import Finding, frame, to_html
+from trueline.runs.record import SCORES, Run
+from trueline.runs.state import State, created, held, reached, status
 
 if TYPE_CHECKING:
     from trueline.diffusion.evaluation.evaluate import Gallery, Sampling
@@ -63,16 +68,17 @@ def evaluate(
 
     given = read_prompts(Path(prompts), limit) if isinstance(prompts, str | Path) else prompts
     several = [aligned] if isinstance(aligned, str | os.PathLike) else aligned
-    return _evaluate(
-        os.fspath(base),
-        [os.fspath(one) for one in several],
-        list(given)[:limit],
-        [scorer] if isinstance(scorer, str) else list(scorer),
-        Sampling(seed, steps, guidance, batch_size),
-        output=Path(output),
-        dtype=dtype,
-        quiet=quiet,
-    )
+    with Signals("this batch of pictures"), held(output):
+        return _evaluate(
+            os.fspath(base),
+            [os.fspath(one) for one in several],
+            list(given)[:limit],
+            [scorer] if isinstance(scorer, str) else list(scorer),
+            Sampling(seed, steps, guidance, batch_size),
+            output=Path(output),
+            dtype=dtype,
+            quiet=quiet,
+        )
 
 
 def _evaluate(
@@ -90,19 +96,18 @@ def _evaluate(
     from trueline.diffusion.evaluation.scorers import make_scorer
     from trueline.report import render_report
     from trueline.runs.diffusion.story import evaluation_report
-    from trueline.runs.record import SCORES, Run
 
     quiet_libraries()
     device = _device()
     made = dict(make_scorer(text, device) for text in scorers)
     labels = _labels(base, aligned)
+    run = accepted(output, labels, prompts, scorers, asdict(sampling), dtype)
     galleries = [
         _gallery(base, None if source == base else source, label, prompts, sampling,
                  output=output, dtype=dtype, device=device, quiet=quiet)
         for label, source in labels.items()
     ]  # fmt: skip
     findings, scores = compare(galleries[0], galleries[1:], prompts, made, seed=sampling.seed)
-    run = Run.create(output)
     facts = dict(
         run.write_manifest(
             command=shlex.join(["trueline", *sys.argv[1:]]),
@@ -123,6 +128,33 @@ def _evaluate(
     report = evaluation_report(galleries, prompts, findings, scores, facts, command)
     page = render_report(report, output / "report.html")
     return Painted(findings, page)
+
+
+def accepted(
+    output: Path,
+    labels: Mapping[str, str],
+    prompts: Sequence[str],
+    scorers: Sequence[str],
+    sampling: Mapping[str, Any],
+    dtype: str,
+) -> Run:
+    """The folder for this evaluation: new, the same one again, or with other scorers.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    run = Run(output)
+    facts = {"models": dict(labels), "prompts": list(prompts), "sampling": dict(sampling),
+             "dtype": dtype, "scorers": list(scorers)}  # fmt: skip
+    own, kept = Identity.of(facts, {"scorers": freely}), status(run)
+    if kept is not None and kept.verb != "diffusion evaluate":
+        raise UserError(f"{output} holds a run of another kind; name another --output")
+    if kept is not None:
+        own.take_over(Identity(kept.identity), output, "name another --output")
+    data = f"{len(prompts)} prompts"
+    created(run, "diffusion evaluate", data=data, identity=own.facts, resumed=kept is not None)
+    reached(run, State.WORKING)
+    return run
 
 
 def _gallery(
