@@ -29,7 +29,7 @@ from trueline.diffusion import (
     text_to_image,
 )
 from trueline.errors import UserError
-from trueline.training.checkpoints import Interrupted
+from trueline.interrupts import Interrupted
 
 # --- P1: what is saved is what was trained -------------------------------------------------------
 

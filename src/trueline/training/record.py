@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from trueline.results import Finding, Metric
-from trueline.runs import state
 from trueline.runs.record import Key, Run
+from trueline.runs.state import created as accepted
 from trueline.stats import rate
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ RATES = {
 
 def created(trainer: AlignmentTrainer, run: Run, *, again: bool) -> None:
     """The run is accepted, or goes on; see :mod:`trueline.runs.state`."""
-    state.created(
+    accepted(
         run,
         trainer.facts.get("verb", "align"),
         objective=trainer.objective.spec.name,

@@ -48,8 +48,8 @@ from trueline.models.fingerprint import shared_fingerprint
 from trueline.objectives import bind, weight_warning
 from trueline.objectives.base import BoundObjective
 from trueline.records import Example
-from trueline.runs import state
 from trueline.runs.record import CARD, METRICS, Run
+from trueline.runs.state import State, held, reached
 from trueline.scoring import Scorer, Shortcuts, evaluating
 from trueline.terminal import progress, say
 from trueline.training import checkpoints, record
@@ -440,9 +440,9 @@ class AlignmentTrainer(Trainer):
         """
         if self.plan is None:
             raise UserError("there is no train_dataset to train on")
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as stack:
             if self.is_world_process_zero():
-                held.enter_context(state.held(self.args.output_dir))
+                stack.enter_context(held(self.args.output_dir))
             return self._train(resume_from_checkpoint or None, **kwargs)
 
     def _train(self, resume: str | bool | None, **kwargs: Any) -> Any:
@@ -455,10 +455,10 @@ class AlignmentTrainer(Trainer):
         if not self.sharded:
             self._precompute(self._read_in_training())
             self._freeze_reference()
-        self._reached(state.State.PREPARED)
+        self._reached(State.PREPARED)
         try:
             with self._signals:
-                self._reached(state.State.TRAINING)
+                self._reached(State.TRAINING)
                 result = super().train(
                     resume_from_checkpoint=None if resumed is None else str(resumed), **kwargs
                 )
@@ -501,9 +501,9 @@ class AlignmentTrainer(Trainer):
         self._begun = (resume, resumed)
         return resumed
 
-    def _reached(self, now: state.State) -> None:
+    def _reached(self, now: State) -> None:
         if self.is_world_process_zero():
-            state.reached(self.run, now)
+            reached(self.run, now)
 
     @property
     def run(self) -> Run:

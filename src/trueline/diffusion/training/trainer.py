@@ -41,9 +41,8 @@ from trueline.diffusion.training.step import DiffusionEngine
 from trueline.diffusion.training.tracking import Trackers, push
 from trueline.errors import UserError
 from trueline.interrupts import Interrupted
-from trueline.runs import state
 from trueline.runs.record import METRICS, Run
-from trueline.runs.state import State
+from trueline.runs.state import State, created, held, reached
 from trueline.terminal import progress, say
 from trueline.training.checkpoints import (
     FROM_THE_START,
@@ -197,7 +196,7 @@ class DiffusionTrainer:
         """
         main, folder = self.accelerator.is_main_process, Path(self.config.output_dir)
         if main:
-            self._held.enter_context(state.held(folder))
+            self._held.enter_context(held(folder))
         checkpoint = on_first_rank(lambda: resume_point(folder) if resume else None)
         if resume:
             for line in self.identity.take_over(kept_identity(folder, checkpoint), folder):
@@ -216,7 +215,7 @@ class DiffusionTrainer:
                 say(f"set aside: {aside}", quiet=self._quiet)
             Run(folder).begin_log()
         if main:
-            state.created(
+            created(
                 Run(folder), "diffusion align", objective=self.objective.spec.name,
                 data=self.config.dataset_name, identity=self.identity.facts, resumed=resume,
             )  # fmt: skip
@@ -247,7 +246,7 @@ class DiffusionTrainer:
 
     def _reached(self, now: State) -> None:
         if self.accelerator.is_main_process:
-            state.reached(Run(self.config.output_dir), now)
+            reached(Run(self.config.output_dir), now)
 
     def _loop(self, *, fresh: bool) -> dict[str, float]:
         logged: dict[str, float] = {}
