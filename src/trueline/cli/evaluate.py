@@ -93,7 +93,7 @@ def evaluate(
         "plain": plain, "limit": limit, "seed": seed, "import": imports,
     }  # fmt: skip
     options = read_options(config, {k: v for k, v in given.items() if v not in (None, [])})
-    results = run_evaluation(options, quiet=json, show=_show)
+    results = run_evaluation(options, quiet=json, show=None if json else _show)
     if json:
         print_json(results if len(results["models"]) > 1 else results["models"][0])
 

@@ -122,7 +122,6 @@ def run_evaluation(
     import transformers
 
     from trueline.errors import UserError
-    from trueline.evaluation.harness.ranks import rank
 
     transformers.utils.logging.disable_progress_bar()
     plugins.load(options["import"])
