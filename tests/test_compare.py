@@ -157,7 +157,7 @@ def test_what_is_no_run_is_said(tmp_path):
 def test_effects_counts_and_tests_are_those_of_the_statistics(pair):
     found = compare_runs(pair, Settings(seed=3))
     asr, over, utility = found.contrasts
-    assert asr.difference == paired_difference(BASE, ALIGNED, seed=3, name="attack success, change")
+    assert asr.difference == paired_difference(BASE, ALIGNED, name="attack success, change")
     assert (asr.before.value, asr.after.value) == (0.45, 0.07)
     assert (asr.fixed, asr.broken) == (40, 2)
     assert asr.p_value == pytest.approx(mcnemar(BASE, ALIGNED).p_value)
@@ -229,7 +229,7 @@ def test_runs_with_nothing_in_common_are_refused():
 
 
 def test_attacks_on_one_prompt_are_one_group():
-    """Ten attacks that do the same tell no more than one."""
+    """Ten attacks that do the same tell no more than one; groups pay Student's quantile."""
     once = [rows(BASE), rows(ALIGNED)]
     often = [[r for a in range(10) for r in rows(o, attack=f"a{a}")] for o in (BASE, ALIGNED)]
     single, many = (
@@ -239,7 +239,7 @@ def test_attacks_on_one_prompt_are_one_group():
     assert many[0].p_value == pytest.approx(single[0].p_value)
     assert many[0].difference.value == pytest.approx(single[0].difference.value)
     assert (many[0].difference.low, many[0].difference.high) == pytest.approx(
-        (single[0].difference.low, single[0].difference.high), abs=1e-9
+        (single[0].difference.low, single[0].difference.high), abs=0.003
     )
     assert len(many) == 11
     assert [c.primary for c in many] == [True] + [False] * 10

@@ -38,9 +38,9 @@ from trueline.logprobs import CompletionLogProbs, PairedLogProbs
 from trueline.objectives import dpo, gamma_dpo, ipo
 from trueline.records import Completion, Example
 from trueline.scoring import Scorer
+from trueline.stats import clustered_rate, rate
 from trueline.stats.resampling import (
     bootstrap_interval,
-    grouped_rate,
     quantile,
     rate_difference,
 )
@@ -331,7 +331,7 @@ def population(n=400, seed=0):
 
 def test_every_rate_has_wilsons_interval_and_n():
     rows = population()
-    found = ranking_of(paired(rows), n_resamples=200)
+    found = ranking_of(paired(rows))
     right = np.array([row[0] >= row[1] for row in rows])
     metric = found["gap/ranking_accuracy"]
     assert (metric.value, metric.n) == (right.mean(), 400)
@@ -347,7 +347,7 @@ def test_every_rate_has_wilsons_interval_and_n():
 
 def test_flips_are_counted_by_difficulty():
     rows = population(1000)
-    found = ranking_of(paired(rows), n_resamples=100)
+    found = ranking_of(paired(rows))
     c = np.array([row[3] - row[2] for row in rows])
     right = np.array([row[0] >= row[1] for row in rows])
     assert value(found, "flipped") == right[c > 0].mean()
@@ -363,7 +363,7 @@ def test_flips_are_counted_by_difficulty():
 
 def test_no_change_at_all_still_has_an_interval():
     rows = [(*row[2:4], *row[2:]) for row in population(200)]  # the policy is the reference
-    gain = ranking_of(paired(rows), n_resamples=50)["gap/ranking_gain"]
+    gain = ranking_of(paired(rows))["gap/ranking_gain"]
     high = proportion_confint(0, 200, method="wilson")[1]
     assert gain.value == 0
     assert (gain.low, gain.high) == pytest.approx((-high, high), abs=1e-6)
@@ -371,7 +371,7 @@ def test_no_change_at_all_still_has_an_interval():
 
 def test_quantiles_of_difficulty():
     rows = population()
-    found = ranking_of(paired(rows), n_resamples=100)
+    found = ranking_of(paired(rows))
     c = np.array([row[3] - row[2] for row in rows])
     for q in (5, 25, 50, 75, 95):
         metric = found[f"gap/difficulty_q{q:02d}"]
@@ -385,14 +385,14 @@ def test_the_length_baseline():
     for i, row in enumerate(rows):  # the policy pays 0.3 nats for every token more
         extra = 0.3 * (row[4] - row[5])
         rows[i] = (row[2] + extra, row[3], *row[2:])
-    found = ranking_of(paired(rows), n_resamples=100)
+    found = ranking_of(paired(rows))
     difference = np.array([row[4] - row[5] for row in rows])
     longer = (difference > 0)[difference != 0]
     assert value(found, "longer_wins") == pytest.approx(longer.mean())
     assert value(found, "reward_accuracy_chosen_longer") == 1.0
     assert value(found, "reward_accuracy_chosen_shorter") == 0.0
     assert value(found, "margin_length_correlation") == pytest.approx(1.0)
-    plain = ranking_of(paired(population()), n_resamples=100)["gap/margin_length_correlation"]
+    plain = ranking_of(paired(population()))["gap/margin_length_correlation"]
     margin = np.array([r[0] - r[1] - r[2] + r[3] for r in population()])
     expected = pearsonr(margin, difference)
     assert plain.value == pytest.approx(expected.statistic)
@@ -402,30 +402,29 @@ def test_the_length_baseline():
 
 def test_without_a_reference_the_model_is_where_training_starts():
     rows = [(*row[:2], None, None, *row[4:]) for row in population()]
-    found = ranking_of(paired(rows), n_resamples=100)
+    found = ranking_of(paired(rows))
     names = {metric.name.removeprefix("gap/") for metric in found.metrics}
     assert not {"reward_accuracy", "flipped", "chosen_change", "loss"} & names
     c = np.array([row[1] - row[0] for row in rows])
     assert value(found, "difficulty_q50") == pytest.approx(np.median(c))
     assert "that starts from this model" in found.summary
-    given = ranking_of(paired(rows), loss=0.5, n_resamples=100)
+    given = ranking_of(paired(rows), loss=0.5)
     needed = np.log1p(np.exp(-0.1 * c))
     assert value(given, "needs_lower_loss") == pytest.approx((needed < 0.5).mean())
 
 
 def test_pairs_of_one_prompt_widen_the_interval():
     flags, groups = [True] * 30 + [False] * 30, np.repeat(np.arange(6), 10)
-    together, apart = grouped_rate("x", flags, groups), grouped_rate("x", flags)
+    together, apart = clustered_rate("x", flags, groups.tolist()), rate("x", flags)
     assert together.value == apart.value
     assert together.high - together.low > 1.5 * (apart.high - apart.low)
-    assert grouped_rate("x", [True] * 60, groups).low == pytest.approx(
+    assert clustered_rate("x", [True] * 60, groups.tolist()).low == pytest.approx(
         proportion_confint(6, 6, method="wilson")[0], abs=1e-6
     )
 
 
 def test_intervals_against_scipy_and_statsmodels():
-    first, second = grouped_rate("a", [True] * 56 + [False] * 14), grouped_rate("b", [True] * 48)
-    second = grouped_rate("b", [True] * 48 + [False] * 32)
+    first, second = rate("a", 56, 70), rate("b", 48, 80)
     found = rate_difference(first, second)
     expected = confint_proportions_2indep(56, 70, 48, 80, method="newcomb", compare="diff")
     assert (found.low, found.high) == pytest.approx(expected, abs=1e-5)
@@ -472,9 +471,9 @@ def test_ranking_of_a_model_equals_ranking_of_its_log_probs():
     tokenizer, model, reference = tiny_tokenizer(), tiny_llama(1), tiny_llama(0)
     examples = list(load_examples(pair_rows(30)))
     model.train()
-    found = ranking(model, tokenizer, examples, reference=reference, n_resamples=50)
+    found = ranking(model, tokenizer, examples, reference=reference)
     assert model.training
-    again = ranking(model, tokenizer, examples, reference=reference, n_resamples=50, max_tokens=1)
+    again = ranking(model, tokenizer, examples, reference=reference, max_tokens=1)
     assert value(found, "margin") == pytest.approx(value(again, "margin"), abs=1e-4)
     start = difficulty_of(reference, tokenizer, examples)
     assert value(found, "difficulty_q50") == pytest.approx(np.median(start.value))
@@ -508,7 +507,6 @@ def test_the_reference_reads_its_own_prompt():
 def test_cut_answers_are_told():
     found = ranking(
         tiny_llama(), tiny_tokenizer(), list(load_examples(pair_rows(4))), max_length=5,
-        n_resamples=50,
     )  # fmt: skip
     assert "completions truncated" in found.advice
 

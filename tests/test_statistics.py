@@ -21,11 +21,11 @@ from trueline.stats import (
     Clusters,
     agreement,
     bootstrap_interval,
-    cluster_bootstrap,
+    clustered_mean,
     clustered_rate,
     corrected_difference,
-    design_effect,
     holm,
+    inflation,
     mcnemar,
     mean_metric,
     needed_n,
@@ -204,85 +204,109 @@ def test_pairs_must_match() -> None:
 
 def test_paired_difference_by_hand() -> None:
     before, after = [True] * 40 + [False] * 60, [False] * 30 + [True] * 15 + [False] * 55
-    metric = paired_difference(before, after, seed=0)
+    metric = paired_difference(before, after)
     # 30 fixed, 5 broken of 100: -0.25; normal sd sqrt((0.35 - 0.0625) / 100) = 0.0536
     assert metric.value == pytest.approx(-0.25)
     assert (metric.low, metric.high) == pytest.approx((-0.25 - 0.105, -0.25 + 0.105), abs=0.012)
     assert metric.unit == "rate"
-    mirrored = paired_difference(after, before, seed=0)
+    mirrored = paired_difference(after, before)
     assert mirrored.value == pytest.approx(0.25)
 
 
 def test_paired_difference_keeps_a_width_where_all_changed_alike() -> None:
     # all 100 fixed: the likeliest q under D is (1 - D) / 2 clipped by q + D >= 0, so q = -D, and
     # the score test keeps D with (100 + 100 D)^2 <= z^2 100 (-D)(1 + D), D <= -100 / (100 + z^2)
-    metric = paired_difference([True] * 100, [False] * 100, seed=0)
+    metric = paired_difference([True] * 100, [False] * 100)
     assert (metric.value, metric.low) == (-1.0, -1.0)
     assert metric.high == pytest.approx(-(100 - 1.959964**2) / (100 + 1.959964**2), abs=1e-6)
-    same = paired_difference([True, False] * 50, [True, False] * 50, seed=0)
+    same = paired_difference([True, False] * 50, [True, False] * 50)
     assert same.value == 0.0
     assert same.low == pytest.approx(-same.high) != 0.0
-    assert paired_difference([], [], seed=0).value is None
+    assert paired_difference([], []).value is None
 
 
 # -- clusters ---------------------------------------------------------------------------------
 
 
-def test_cluster_bootstrap_of_single_items_equals_scipy() -> None:
-    values = np.random.default_rng(1).exponential(size=40)
-    low, high = bootstrap(
-        (values,), np.mean, n_resamples=40_000, rng=np.random.default_rng(7)
-    ).confidence_interval
-    found = cluster_bootstrap(Clusters.of(values), seed=3, n_resamples=40_000)
-    assert found == pytest.approx((low, high), abs=0.01)
-
-
-def test_cluster_bootstrap_equals_resampling_clusters_by_hand() -> None:
+def test_the_variance_and_its_freedom_are_bell_and_mccaffreys() -> None:
+    """CR2 and its degrees of freedom from their definition, with the whole hat matrix."""
     rng = np.random.default_rng(2)
-    sizes = rng.integers(1, 6, 50)
-    totals = rng.binomial(sizes, 0.4)
-    clusters = Clusters(totals.astype(float), sizes.astype(float))
-    low, high = bootstrap(
-        (totals, sizes),
-        lambda a, b: a.sum() / b.sum(),
-        paired=True,
-        vectorized=False,
-        n_resamples=20_000,
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    found = cluster_bootstrap(clusters, seed=0, n_resamples=40_000)
-    assert found == pytest.approx((low, high), abs=0.006)
+    group = np.repeat(np.arange(6), [1, 2, 3, 5, 9, 10])
+    y, n = rng.normal(size=len(group)), len(group)
+    rest, pieces = np.eye(n) - 1 / n, []
+    for g in range(6):
+        own = np.flatnonzero(group == g)
+        values, vectors = np.linalg.eigh(rest[np.ix_(own, own)])
+        root = vectors @ np.diag(values**-0.5) @ vectors.T
+        pieces.append(rest[own].T @ root @ np.ones(len(own)) / n)  # u_g = pieces_g . y
+    forms = np.array(pieces)
+    cross = forms @ forms.T
+    clusters = Clusters.of(y.tolist(), group.tolist())
+    assert clusters.variance == pytest.approx(float(((forms @ y) ** 2).sum()))
+    assert clusters.freedom == pytest.approx(np.trace(cross) ** 2 / (cross**2).sum())
+
+
+def test_single_items_have_the_intervals_they_had() -> None:
+    values = np.random.default_rng(0).normal(2, 3, 20).tolist()
+    alone, plain = clustered_mean("score", values), mean_metric("score", values)
+    assert (alone.low, alone.high) == pytest.approx((plain.low, plain.high))
+    assert clustered_mean("score", [1.0, 1.0]).low is None
+    assert clustered_mean("score", []).value is None
+    assert inflation([0, 1, 1], [1, 2, 3]) == 1.0
+    thirty = [True] * 30 + [False] * 70
+    assert clustered_rate("asr", thirty, range(100)) == rate("asr", thirty)
+    assert clustered_rate("asr", thirty, None) == rate("asr", thirty)
+    assert clustered_rate("asr", [None], ["a"]).value is None
 
 
 def test_copies_of_an_item_count_once() -> None:
     """Each item three times, as near-duplicates: the interval of the items themselves."""
-    items = [True] * 30 + [False] * 70
-    thrice = [o for o in items for _ in range(3)]
+    thrice = [o for o in [True] * 30 + [False] * 70 for _ in range(3)]
     groups = [i // 3 for i in range(300)]
-    grouped = clustered_rate("asr", thrice, groups, seed=0, n_resamples=20_000)
+    grouped = clustered_rate("asr", thrice, groups)
     assert grouped.n == 300
-    assert (grouped.low, grouped.high) == pytest.approx(wilson(30, 100), abs=0.015)
+    assert (grouped.low, grouped.high) == pytest.approx(wilson(30, 100), abs=0.005)
     assert rate("asr", thrice).high < grouped.high - 0.03
-    assert design_effect(thrice, groups) == pytest.approx(3, rel=0.02)
-    none = clustered_rate("asr", [False] * 300, groups, seed=0)
+    ratio = t.ppf(0.975, 99) / norm.ppf(0.975)
+    assert inflation(thrice, groups) == pytest.approx(3 * ratio**2 * 100 / 99)
+    none = clustered_rate("asr", [False] * 300, groups)
     assert (none.low, none.high) == pytest.approx(wilson(0, 100))
-    assert clustered_rate("asr", items, range(100), seed=0) == rate("asr", items)
-    assert clustered_rate("asr", [None], ["a"], seed=0).value is None
+    assert wilson(0, 1)[1] == clustered_rate("asr", [False] * 300, [0] * 300).high
 
 
-@pytest.mark.parametrize(("p", "groups", "size"), [(0.3, 40, 4), (0.02, 60, 4)])
-def test_clustered_intervals_cover_where_wilson_does_not(p, groups: int, size: int) -> None:
-    rng, hits, naive, runs = np.random.default_rng(0), 0, 0, 250
-    for seed in range(runs):
-        shared = rng.beta(p, 1 - p, groups)  # within a group outcomes correlate by 1/2
-        drawn = (rng.random((groups, size)) < shared[:, None]).ravel().tolist()
-        own = clustered_rate("x", drawn, np.repeat(np.arange(groups), size), seed=seed,
-                             n_resamples=400)  # fmt: skip
+def test_alike_groups_do_not_pass_for_more_than_their_items() -> None:
+    """Groups of one mean show no variance; the interval is then that of independent items."""
+    flags, groups = [True, False] * 10, [i // 2 for i in range(20)]
+    assert clustered_rate("x", flags, groups) == rate("x", flags)
+    two = clustered_rate("x", [True] * 10 + [False] * 10, [0] * 10 + [1] * 10)
+    assert (two.low, two.high) == pytest.approx((0, 1), abs=0.02)  # two groups know next to nothing
+
+
+@pytest.mark.parametrize("p", [0.05, 0.3])
+def test_twenty_clusters_cover_where_single_items_do_not(p: float) -> None:
+    """One cell of the grid in studies/coverage.py."""
+    rng, hits, naive, runs = np.random.default_rng(0), 0, 0, 600
+    groups = np.repeat(np.arange(20), 5).tolist()
+    for _ in range(runs):
+        shared = rng.beta(p, 1 - p, 20)  # within a group outcomes correlate by 1/2
+        drawn = (rng.random((20, 5)) < shared[:, None]).ravel().tolist()
+        own, plain = clustered_rate("x", drawn, groups), rate("x", drawn)
         hits += own.low <= p <= own.high
-        plain = rate("x", drawn)
         naive += plain.low <= p <= plain.high
-    assert hits / runs > 0.91
-    assert naive / runs < 0.9
+    assert 0.93 < hits / runs < 0.98
+    assert naive / runs < 0.85
+
+
+def test_twenty_clusters_of_pairs_cover() -> None:
+    rng, hits, runs = np.random.default_rng(0), 0, 300
+    groups = np.repeat(np.arange(20), 5).tolist()
+    for _ in range(runs):
+        cells = rng.dirichlet([0.3, 0.1, 0.6], 20)  # fixed, broken, the rest: correlated by 1/2
+        u = rng.random((20, 5))
+        fixed, broken = u < cells[:, :1], u > 1 - cells[:, 1:2]
+        found = paired_difference(fixed.ravel().tolist(), broken.ravel().tolist(), groups=groups)
+        hits += found.low <= -0.2 <= found.high
+    assert hits / runs > 0.93
 
 
 def test_swap_test_counts_every_sign() -> None:
@@ -309,11 +333,9 @@ def test_groups_are_swapped_whole() -> None:
 @pytest.mark.parametrize(("fixed", "broken"), [(0.02, 0.0), (0.2, 0.05), (0.02, 0.02)])
 def test_paired_difference_covers(fixed: float, broken: float) -> None:
     rng, hits, runs = np.random.default_rng(0), 0, 300
-    for seed in range(runs):
+    for _ in range(runs):
         u = rng.random(80)
-        found = paired_difference(
-            (u < fixed).tolist(), (u > 1 - broken).tolist(), seed=seed, n_resamples=400
-        )
+        found = paired_difference((u < fixed).tolist(), (u > 1 - broken).tolist())
         hits += found.low <= broken - fixed <= found.high
     assert hits / runs > 0.92
 

@@ -199,7 +199,7 @@ def measure_in_world(
     ]
     if base is not None:
         before = [reading.bright for reading in base.readings]
-        metrics.append(paired_difference(before, bright, seed=seed, name="bright, change"))
+        metrics.append(paired_difference(before, bright, name="bright, change"))
     summary = f"{title}: {metrics[0]} of pictures are bright, {metrics[1]} are what was asked for."
     finding = Finding("small world", summary, metrics)
     if folder is not None:

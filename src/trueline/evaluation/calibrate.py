@@ -23,7 +23,7 @@ from trueline.evaluation.labels import (
     label_word,
 )
 from trueline.results import Finding
-from trueline.stats import Calibration, clustered_share, design_effect, rate
+from trueline.stats import Calibration, clustered_share, inflation, rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +272,7 @@ def count(
         )
     hits = [int(sum(right[i] for i in kind)) for kind in kinds]
     effects = [
-        design_effect([right[i] for i in kind], [groups[i] for i in kind])
+        inflation([right[i] for i in kind], [groups[i] for i in kind])
         for kind in (*kinds, range(len(judged)))
     ]
     calibration = Calibration(

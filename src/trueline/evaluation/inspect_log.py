@@ -124,7 +124,7 @@ def _scores(rows: Sequence[Judgement]) -> list[Any]:
         metrics: dict[str, float] = {}
         if known and all(row.success is not None for row in known):
             rate = clustered_rate(
-                name, [row.success for row in known], [row.cluster for row in known], seed=0
+                name, [row.success for row in known], [row.cluster for row in known]
             )
             ends = {"rate": rate.value, "low": rate.low, "high": rate.high}
             metrics = {key: value for key, value in ends.items() if value is not None}

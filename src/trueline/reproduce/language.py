@@ -98,9 +98,7 @@ def pair_values(
     policy, start = (
         score_completions(each, tokenizer, drawn, max_length=max_length) for each in (model, base)
     )
-    finding = ranking_of_scores(
-        drawn, policy, start, objective=objective, options=options, seed=seed, n_resamples=100
-    )
+    finding = ranking_of_scores(drawn, policy, start, objective=objective, options=options)
     kept = {"ranking_accuracy", "idealized", "reference_ranking_accuracy", "flipped",
             "chosen_change", "rejected_change", "margin"}  # fmt: skip
     values = {

@@ -1,13 +1,13 @@
 """Rates, differences and tests, each with the uncertainty that belongs to it."""
 
 from trueline.stats.agreement import Agreement, agreement
-from trueline.stats.bootstrap import Clusters, cluster_bootstrap, design_effect
 from trueline.stats.calibration import (
     Calibration,
     borrowed,
     corrected_difference,
     rogan_gladen,
 )
+from trueline.stats.clusters import Clusters, inflation
 from trueline.stats.margins import (
     NonInferiority,
     non_inferiority,
@@ -23,6 +23,7 @@ from trueline.stats.paired import (
 )
 from trueline.stats.power import needed_n, paired_power, unpaired_power
 from trueline.stats.proportions import (
+    clustered_mean,
     clustered_rate,
     clustered_share,
     mean_metric,
@@ -41,12 +42,12 @@ __all__ = [
     "agreement",
     "bootstrap_interval",
     "borrowed",
-    "cluster_bootstrap",
+    "clustered_mean",
     "clustered_rate",
     "clustered_share",
     "corrected_difference",
-    "design_effect",
     "holm",
+    "inflation",
     "mcnemar",
     "mean_metric",
     "needed_n",

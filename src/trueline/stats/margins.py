@@ -1,6 +1,6 @@
-"""Not worse by more than a margin: the score interval of a paired difference, and the verdict.
+"""The score interval of a paired difference, and whether it is not worse by more than a margin.
 
-The bootstrap knows nothing of what it did not see: with no broken item among fifty, no resample
+A bootstrap knows nothing of what it did not see: with no broken item among fifty, no resample
 breaks one. A claim that nothing got worse needs an interval that does, so it rests on Tango's.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from trueline.errors import UserError
-from trueline.stats.bootstrap import design_effect
+from trueline.stats.clusters import inflation
 from trueline.stats.outcomes import scored_both
 from trueline.stats.resampling import Interval, check_level
 
@@ -62,6 +62,31 @@ def tango_interval(fixed: float, broken: float, n: float, level: float = 0.95) -
     return Interval(float(low), float(high))
 
 
+def clustered_tango(
+    pairs: Sequence[tuple[int, bool, bool]], groups: Sequence[Hashable] | None, level: float
+) -> Interval:
+    """Tango's interval of (place, before, after), with the counts that the groups are worth."""
+    changes = [float(after) - float(before) for _, before, after in pairs]
+    worth = inflation(changes, groups, level)
+    fixed, broken = changes.count(-1.0) / worth, changes.count(1.0) / worth
+    return tango_interval(fixed, broken, len(changes) / worth, level)
+
+
+def of_pairs(
+    groups: Sequence[Hashable] | None, count: int, pairs: Sequence[tuple[int, bool, bool]]
+) -> list[Hashable] | None:
+    """The groups of the items that both models were scored on.
+
+    Raises:
+        UserError: there is not one group for each of the ``count`` items.
+    """
+    if groups is None:
+        return None
+    if len(groups) != count:
+        raise UserError(f"expected one group an item, got {len(groups)} for {count}")
+    return [groups[place] for place, _, _ in pairs]
+
+
 def _score(fixed: float, broken: float, n: float, difference: float) -> float:
     """Tango's statistic at a hypothetical difference; 0 at the observed one."""
     linear = (2 * n - broken + fixed) * difference - broken - fixed
@@ -109,8 +134,8 @@ def non_inferiority(
 
     The two-sided interval's end on the bad side is compared with the margin, so that a false
     "not worse" has a chance of at most ``(1 - level) / 2``. Not shown is not the same as worse.
-    With ``groups``, counts are divided by the design effect: how much more the groups vary than
-    as many independent items would, at least 1.
+    With ``groups``, counts are those of as many independent items as the groups are worth
+    (:func:`~trueline.stats.clusters.inflation`).
 
     Args:
         before: outcomes of the first model.
@@ -130,18 +155,13 @@ def non_inferiority(
         >>> non_inferiority(same[:50], same[:50], margin=0.05, higher_is_worse=False).shown
         False
 
-    Source: Tango (1998); Rao and Scott (1992), Biometrics 48, 577-585 (design effect).
+    Source: Tango (1998); Rao and Scott (1992), Biometrics 48, 577-585 (effective counts).
     """
     if not 0.0 < margin < 1.0:
         raise UserError(f"a margin is a rate between 0 and 1, such as 0.05, got {margin}")
     pairs = scored_both(before, after)
     if not pairs:
         return NonInferiority(margin, None, None, level)
-    changes = [float(a) - float(b) for _, b, a in pairs]
-    labels = None if groups is None else [groups[place] for place, _, _ in pairs]
-    effect = design_effect(changes, labels)
-    found = tango_interval(
-        changes.count(-1.0) / effect, changes.count(1.0) / effect, len(changes) / effect, level
-    )
+    found = clustered_tango(pairs, of_pairs(groups, len(before), pairs), level)
     least, bound = found if higher_is_worse else (-found.high, -found.low)
     return NonInferiority(margin, bound, least, level)

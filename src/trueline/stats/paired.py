@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from trueline.errors import UserError
 from trueline.results import Metric
-from trueline.stats.bootstrap import (
-    Clusters,
-    blind,
-    cluster_bootstrap,
-    design_effect,
-)
-from trueline.stats.margins import tango_interval
+from trueline.stats.clusters import Clusters
+from trueline.stats.margins import clustered_tango, of_pairs
 from trueline.stats.outcomes import scored_both
 from trueline.stats.resampling import check_level, finite
 
@@ -70,7 +63,7 @@ def mcnemar(
     fixed = sum(b and not a for _, b, a in pairs)
     broken = sum(a and not b for _, b, a in pairs)
     changes = [float(a) - float(b) for _, b, a in pairs]
-    clusters = Clusters.of(changes, _of_pairs(groups, before, pairs))
+    clusters = Clusters.of(changes, of_pairs(groups, len(before), pairs))
     return McNemar(fixed, broken, len(pairs), swap_test(clusters.totals.astype(int).tolist()))
 
 
@@ -127,60 +120,38 @@ def paired_difference(
     before: Sequence[bool | None],
     after: Sequence[bool | None],
     *,
-    seed: int,
     name: str = "difference",
-    n_resamples: int = 2000,
     level: float = 0.95,
     groups: Sequence[Hashable] | None = None,
 ) -> Metric:
     """The rate after minus the rate before, on the same items, with a paired interval.
 
-    The items are resampled, so the correlation between the two models stays; with ``groups``,
-    whole groups. Where fewer than ten groups differ from the rest (few changed, or nearly all
-    alike), resampling sees too little, and the interval is Tango's
-    (:func:`~trueline.stats.margins.tango_interval`), which keeps a width even
-    where nothing changed; its counts are divided by the design effect.
+    The interval is Tango's (:func:`~trueline.stats.margins.tango_interval`): it rests on the items
+    that changed, so the correlation between the two models stays, and it keeps a width even where
+    nothing changed. With ``groups`` its counts are those of as many independent items as the
+    groups are worth (:func:`~trueline.stats.clusters.inflation`).
 
     Args:
         before: outcomes of the first model, True where the counted event happened.
         after: outcomes of the second model on the same items, in the same order.
-        seed: the resamples' seed.
         name: the metric's name.
-        n_resamples: how many resamples.
         level: coverage of the interval.
-        groups: one label for each item; equal labels fare alike and are drawn together.
+        groups: one label for each item; equal labels fare alike.
 
     Returns:
         A metric of unit ``"rate"`` between -1 and 1; negative where the event became rarer.
 
     Example:
-        >>> print(paired_difference([True] * 100, [False] * 100, seed=0))
+        >>> print(paired_difference([True] * 100, [False] * 100))
         -100.0% [-100.0%, -92.6%]
 
-    Source: Efron (1987), JASA 82, 171-185; Tango (1998), Statistics in Medicine 17, 891-908.
+    Source: Tango (1998), Statistics in Medicine 17, 891-908.
     """
-    check_level(level)
     pairs = scored_both(before, after)
     if not pairs:
+        check_level(level)
         return Metric(name, None, n=0, level=level, unit="rate")
-    changes = [float(a) - float(b) for _, b, a in pairs]
-    labels = _of_pairs(groups, before, pairs)
-    clusters, found = Clusters.of(changes, labels), None
-    if not blind(clusters):
-        found = cluster_bootstrap(clusters, seed=seed, n_resamples=n_resamples, level=level)
-    if found is None:
-        effect = design_effect(changes, labels)
-        fixed, broken = changes.count(-1.0) / effect, changes.count(1.0) / effect
-        found = tango_interval(fixed, broken, len(changes) / effect, level)
-    return Metric(name, clusters.mean, found.low, found.high, len(pairs), level, "rate")
-
-
-def _of_pairs(
-    groups: Sequence[Hashable] | None, before: Sequence[Any], pairs: Sequence[tuple[int, Any, Any]]
-) -> list[Hashable] | None:
-    """The groups of the items that both models were scored on."""
-    if groups is None:
-        return None
-    if len(groups) != len(before):
-        raise UserError(f"expected one group an item, got {len(groups)} for {len(before)}")
-    return [groups[place] for place, _, _ in pairs]
+    found = clustered_tango(pairs, of_pairs(groups, len(before), pairs), level)
+    fixed, broken = (sum(b is way and a is not way for _, b, a in pairs) for way in (True, False))
+    value = (broken - fixed) / len(pairs)
+    return Metric(name, value, found.low, found.high, len(pairs), level, "rate")

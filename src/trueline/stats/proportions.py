@@ -13,12 +13,7 @@ from collections.abc import Hashable, Sequence
 
 from trueline.errors import UserError
 from trueline.results import Metric
-from trueline.stats.bootstrap import (
-    Clusters,
-    blind,
-    cluster_bootstrap,
-    design_effect,
-)
+from trueline.stats.clusters import Clusters, inflation
 from trueline.stats.outcomes import scored
 from trueline.stats.resampling import Interval, check_level, finite
 
@@ -115,7 +110,7 @@ def clustered_share(
     Args:
         name: the metric's name.
         successes, n: the counts.
-        effect: the design effect of what fares alike, at least 1.
+        effect: by how much what fares alike inflates it (:func:`inflation`), at least 1.
         level: coverage of the interval.
 
     Example:
@@ -134,51 +129,60 @@ def clustered_share(
 def clustered_rate(
     name: str,
     outcomes: Sequence[bool | None],
-    groups: Sequence[Hashable],
+    groups: Sequence[Hashable] | None,
     *,
-    seed: int,
-    n_resamples: int = 2000,
     level: float = 0.95,
 ) -> Metric:
     """A rate whose items come in groups that fare alike: near-duplicates, attacks on one prompt.
 
-    Whole groups are resampled. Where every group is one item this is :func:`rate`. Where fewer
-    than ten groups differ from the rest, resampling sees too little; it is then Wilson's interval
-    with the observations divided by the design effect, and with as many observations as there are
-    groups where nothing differs at all.
+    Wilson's interval of so many independent items as the groups are worth
+    (:func:`~trueline.stats.clusters.inflation`). Where every group is one item this is
+    :func:`rate`; where no outcome differs, the groups count as single items.
 
     Args:
         name: the metric's name.
         outcomes: one outcome for each item; None where it was not scored.
-        groups: one label for each item; equal labels belong together.
-        seed: the resamples' seed.
-        n_resamples: how many resamples.
+        groups: one label for each item; equal labels belong together. None where each stands alone.
         level: coverage of the interval.
 
     Returns:
         A metric of unit ``"rate"``; ``n`` counts items, not groups.
 
     Example:
-        >>> print(clustered_rate("asr", [False] * 60, [i // 3 for i in range(60)], seed=0))
+        >>> print(clustered_rate("asr", [False] * 60, [i // 3 for i in range(60)]))
         0.0% [0.0%, 16.1%]
         >>> print(rate("asr", [False] * 60))
         0.0% [0.0%, 6.0%]
     """
-    check_level(level)
-    kept = [(o, g) for o, g in zip(outcomes, groups, strict=True) if o is not None]
-    values = scored([outcome for outcome, _ in kept])
-    clusters = Clusters.of([float(v) for v in values], [g for _, g in kept])
-    plain = rate(name, list(values), level=level)
-    if clusters.count == len(values):  # so it is where nothing was scored
-        return plain
-    found = None
-    if not blind(clusters):
-        found = cluster_bootstrap(clusters, seed=seed, n_resamples=n_resamples, level=level)
-    if found is None:
-        effect = design_effect([float(v) for v in values], [g for _, g in kept])
-        found = _score_interval(clusters.mean, len(values) / effect, level)
-    low, high = max(found.low, 0.0), min(found.high, 1.0)
-    return Metric(name, plain.value, low, high, len(values), level, "rate")
+    values = scored(outcomes)
+    labels = groups
+    if groups is not None:
+        pairs = zip(outcomes, groups, strict=True)
+        labels = [group for outcome, group in pairs if outcome is not None]
+    worth = inflation([float(v) for v in values], labels, level)
+    return clustered_share(name, sum(values), len(values), worth, level=level)
+
+
+def clustered_mean(
+    name: str,
+    values: Sequence[float],
+    groups: Sequence[Hashable] | None = None,
+    *,
+    level: float = 0.95,
+    unit: str = "",
+) -> Metric:
+    """A mean over items that come in groups, with Student's interval over the groups
+    (:class:`~trueline.stats.clusters.Clusters`); none where the groups show no spread.
+
+    Example:
+        >>> print(clustered_mean("score", [1.0, 1.0, 2.0, 2.0, 3.0, 3.0], [0, 0, 1, 1, 2, 2]))
+        2 [-0.4841, 4.484]
+    """
+    if not len(values):
+        return Metric(name, None, n=0, level=level, unit=unit)
+    clusters = Clusters.of(values, groups)
+    low, high = clusters.interval(level) or (None, None)
+    return Metric(name, clusters.mean, low, high, len(values), level, unit)
 
 
 def mean_metric(

@@ -14,7 +14,6 @@ from trueline.results import Metric
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 Statistic: TypeAlias = Callable[..., Any]
-Groups: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
 BATCH = 2_000_000
 """Resampled values in memory at a time: all resamples at once would grow with the data squared."""
@@ -122,72 +121,6 @@ def share(name: str, count: int, n: int) -> Metric:
     return Metric(name, p, low, high, n, unit="rate")
 
 
-def grouped_rate(
-    name: str, flags: Any, groups: Groups | None = None, *, seed: int = 0, n_resamples: int = 1000
-) -> Metric:
-    """A share with an interval that knows which items belong together.
-
-    Items of their own have Wilson's interval. Where several share a group (pairs of one prompt),
-    whole groups are resampled, since items of one group tell less than as many apart.
-
-    Args:
-        name: the metric's name.
-        flags: (n,) true where the event happened.
-        groups: (n,) each item's group; None where every item stands for itself.
-        seed, n_resamples: of the resampling.
-
-    Example:
-        >>> print(grouped_rate("right", [True, True, False, True]))
-        75.0% [30.1%, 95.4%]
-    """
-    hits = np.asarray(flags, dtype=np.float64)
-    metric = share(name, int(hits.sum()), len(hits))
-    if groups is None or len(np.unique(groups)) == len(hits):
-        return metric
-    found = _group_interval(hits, groups, seed, n_resamples)
-    if found is None:  # every group alike: no spread to see, so count the groups
-        size = len(np.unique(groups))
-        rough = share(name, round(float(hits.mean()) * size), size)
-        found = Interval(rough.low or 0.0, 1.0 if rough.high is None else rough.high)
-    return Metric(name, metric.value, found.low, found.high, len(hits), unit="rate")
-
-
-def grouped_mean(
-    name: str,
-    values: Any,
-    groups: Groups | None = None,
-    *,
-    seed: int = 0,
-    n_resamples: int = 1000,
-    unit: str = "",
-) -> Metric:
-    """A mean with a bootstrap interval over groups, as :func:`grouped_rate` has it.
-
-    Example:
-        >>> grouped_mean("c", [1.0, 2.0, 3.0]).value
-        2.0
-    """
-    numbers = finite(name, values)
-    if not len(numbers):
-        return Metric(name, None, n=0, unit=unit)
-    own = np.arange(len(numbers)) if groups is None else groups
-    found = _group_interval(numbers, own, seed, n_resamples)
-    low, high = found or (None, None)
-    return Metric(name, float(numbers.mean()), low, high, len(numbers), unit=unit)
-
-
-def _group_interval(values: Array, groups: Groups, seed: int, n_resamples: int) -> Interval | None:
-    _, member = np.unique(groups, return_inverse=True)
-    return bootstrap_interval(
-        np.bincount(member, weights=values).tolist(),
-        np.bincount(member).astype(np.float64).tolist(),
-        statistic=lambda totals, counts: totals.sum() / counts.sum(),
-        paired=True,
-        seed=seed,
-        n_resamples=n_resamples,
-    )
-
-
 def quantile(name: str, values: Any, q: float, *, unit: str = "") -> Metric:
     """A quantile with its exact interval from order statistics.
 
@@ -216,8 +149,7 @@ def rate_difference(first: Metric, second: Metric) -> Metric:
     """first - second of two independent rates, with Newcombe's hybrid score interval.
 
     Example:
-        >>> first = grouped_rate("a", [True] * 56 + [False] * 14)
-        >>> print(rate_difference(first, grouped_rate("b", [True] * 48 + [False] * 32)))
+        >>> print(rate_difference(share("a", 56, 70), share("b", 48, 80)))
         20.0% [5.2%, 33.4%]
 
     Source: Newcombe (1998), Statistics in Medicine 17, 873-890, method 10.

@@ -77,7 +77,7 @@ def entanglement(
         method: ``"exact"``, or ``"head"`` for the LM head's gradient alone: one forward pass, and a
             proxy only.
         max_length: tokens of prompt and completion, as in training.
-        seed: of the draw and of the intervals.
+        seed: of the draw.
         progress: called with (pairs done, all).
 
     Returns:
@@ -125,7 +125,6 @@ def entanglement(
         per_layer=per_layer,
         heat_maps=maps,
         proxy=method == "head",
-        seed=seed,
     )
 
 

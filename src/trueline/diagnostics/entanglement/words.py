@@ -12,7 +12,7 @@ from trueline.diagnostics.entanglement.pairs import Array, Flags
 from trueline.diagnostics.entanglement.scores import Indices
 from trueline.results import Finding, Metric
 from trueline.runs.record import Key
-from trueline.stats.resampling import grouped_mean, grouped_rate
+from trueline.stats import clustered_mean, clustered_rate
 
 NAMESPACE, PROXY = "entangle/", "entangle/head_proxy/"
 """Of the metrics; those of the LM head alone have names of their own, lest they pass for exact."""
@@ -30,16 +30,15 @@ def finding(
     per_layer: bool,
     heat_maps: Sequence[dict[str, Any]],
     proxy: bool,
-    seed: int,
 ) -> Finding:
     """The measurement as a finding.
 
     Args:
-        groups: (P,) the example each pair belongs to; intervals resample examples.
+        groups: (P,) the example each pair belongs to; intervals are over examples.
         proxy: only the LM head's gradient was measured.
     """
     prefix = PROXY if proxy else NAMESPACE
-    metrics = tuple(_metrics(found, groups, prefix, seed))
+    metrics = tuple(_metrics(found, groups, prefix))
     named = {metric.name.removeprefix(prefix): metric for metric in metrics}
     figures: dict[str, Any] = {"pairs": _pairs(found, ids), "gram": _gram(found, ids)}
     if per_layer:
@@ -50,14 +49,14 @@ def finding(
     return Finding(Key.ENTANGLEMENT, summary, metrics, _advice(named, found, proxy=proxy), figures)
 
 
-def _metrics(found: Measurement, groups: Indices, prefix: str, seed: int) -> Iterator[Metric]:
+def _metrics(found: Measurement, groups: Indices, prefix: str) -> Iterator[Metric]:
     def mean(name: str, values: Array, unit: str = "") -> Metric:
         known = np.isfinite(values)
-        kept = groups[known]
-        return grouped_mean(prefix + name, values[known], kept, seed=seed, unit=unit)
+        kept = groups[known].tolist()
+        return clustered_mean(prefix + name, values[known].tolist(), kept, unit=unit)
 
     def share(name: str, flags: Flags) -> Metric:
-        return grouped_rate(prefix + name, flags, groups, seed=seed)
+        return clustered_rate(prefix + name, flags.tolist(), groups.tolist())
 
     unit = "nats per unit of learning rate"
     for name, values in found.pairs.columns().items():

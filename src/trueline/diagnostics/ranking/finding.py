@@ -153,8 +153,6 @@ def ranking(
     max_length: int | None = 1024,
     max_prompt_length: int | None = None,
     max_tokens: int = TOKEN_BUDGET,
-    seed: int = 0,
-    n_resamples: int = 1000,
     name: str = Key.RANKING,
     progress: Progress | None = None,
 ) -> Finding:
@@ -170,7 +168,7 @@ def ranking(
         tokenizer: its tokenizer.
         examples: held-out examples with preference pairs.
         reference: the model that training started from; None where the policy is that model.
-        objective, options, betas, loss, seed, n_resamples, name: as in :func:`ranking_of`.
+        objective, options, betas, loss, name: as in :func:`ranking_of`.
         alpha: share of raters who prefer the chosen completion, for all pairs; ``"scores"`` reads
             it from the data as score(chosen) / (score(chosen) + score(rejected)), for scores that
             are votes or shares of votes.
@@ -197,7 +195,7 @@ def ranking(
     return ranking_of_scores(
         examples, policy, start,
         objective=objective, options=options, alpha=alpha, betas=betas, loss=loss,
-        seed=seed, n_resamples=n_resamples, name=name,
+        name=name,
     )  # fmt: skip
 
 
@@ -208,7 +206,6 @@ def ranking_of_scores(
     *,
     alpha: float | Literal["scores"] = 1.0,
     name: str = Key.RANKING,
-    seed: int = 0,
     **options: Any,
 ) -> Finding:
     """The finding of :func:`ranking` from scores that are there already.
@@ -216,7 +213,7 @@ def ranking_of_scores(
     Args:
         examples: the examples that were scored.
         policy, reference: what :func:`score_completions` gave for each model.
-        alpha, name, seed: as in :func:`ranking`.
+        alpha, name: as in :func:`ranking`.
         options: the others of :func:`ranking_of`.
     """
     index = PairIndex.of(examples)
@@ -227,11 +224,10 @@ def ranking_of_scores(
         index.log_probs(policy, reference),
         alpha=shares,
         groups=index.example,
-        seed=seed,
         name=name,
         **options,
     )
-    more = (*rankings(examples, policy), *ties(examples, policy, seed))
+    more = (*rankings(examples, policy), *ties(examples, policy))
     cut = {key: count for key, count in policy.cut.items() if key.endswith("truncated") and count}
     words = [finding.advice]
     if cut:
@@ -249,8 +245,6 @@ def ranking_of(
     betas: Sequence[float] = BETAS,
     loss: float | None = None,
     groups: Any = None,
-    seed: int = 0,
-    n_resamples: int = 1000,
     name: str = Key.RANKING,
 ) -> Finding:
     """How well log-probs rank pairs, against what an ideal optimum would.
@@ -268,7 +262,6 @@ def ranking_of(
         loss: a loss to compare thresholds with; the policy's own mean loss where there is a
             reference.
         groups: (P,) which prompt each pair belongs to, for the intervals; each its own if None.
-        seed, n_resamples: of the intervals by resampling.
         name: the finding's name.
 
     Returns:
@@ -282,7 +275,7 @@ def ranking_of(
     if not len(betas):
         raise UserError("betas is empty; give at least one, such as 0.1")
     reach = reach_of(objective, options)
-    measured = Pairs(pairs, None if groups is None else np.asarray(groups), seed, n_resamples)
+    measured = Pairs(pairs, None if groups is None else np.asarray(groups))
     metrics: tuple[Metric, ...] = (
         *accuracies(measured),
         *ideals(measured, alpha, betas, reach),

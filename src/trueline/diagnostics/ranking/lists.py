@@ -14,7 +14,7 @@ from trueline.diagnostics.ranking.theory import Array, exact_ranking, ties_right
 from trueline.errors import UserError
 from trueline.records import Example
 from trueline.results import Metric
-from trueline.stats.resampling import grouped_rate
+from trueline.stats import clustered_rate, rate
 
 
 def rater_shares(examples: Sequence[Example], index: PairIndex) -> Array:
@@ -55,11 +55,11 @@ def rankings(examples: Sequence[Example], policy: Scores) -> Iterator[Metric]:
             hits.append(exact_ranking(scores, log_probs.tolist()))
             chances.append(1 / math.factorial(len(scores)))
     if hits:
-        yield grouped_rate("gap/exact_ranking", hits)
+        yield rate("gap/exact_ranking", hits)
         yield Metric("gap/exact_ranking_chance", float(np.mean(chances)), n=len(hits), unit="rate")
 
 
-def ties(examples: Sequence[Example], policy: Scores, seed: int = 0) -> Iterator[Metric]:
+def ties(examples: Sequence[Example], policy: Scores) -> Iterator[Metric]:
     """How often two completions of equal score are equally likely: by sequence and per token."""
     rows = [
         (i, j, k)
@@ -70,11 +70,11 @@ def ties(examples: Sequence[Example], policy: Scores, seed: int = 0) -> Iterator
     ]
     if not rows:
         return
-    groups = np.asarray([i for i, _, _ in rows], dtype=np.int64)
+    groups = [i for i, _, _ in rows]
     means = [p / n for p, n in zip(policy.log_probs, policy.lengths, strict=True)]
     for name, values in (("ties", policy.log_probs), ("ties_per_token", means)):
         first, second = _both(values, rows)
-        yield grouped_rate(f"gap/{name}", ties_right(first, second), groups, seed=seed)
+        yield clustered_rate(f"gap/{name}", ties_right(first, second).tolist(), groups)
 
 
 def _both(values: Sequence[Any], rows: Sequence[tuple[int, int, int]]) -> tuple[Array, Array]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -13,14 +13,10 @@ from trueline.diagnostics.ranking.theory import Array, Flags, idealized
 from trueline.errors import UserError
 from trueline.logprobs import CompletionLogProbs, PairedLogProbs
 from trueline.results import Metric
-from trueline.stats.resampling import (
-    Groups,
-    grouped_mean,
-    grouped_rate,
-    quantile,
-    rate_difference,
-)
+from trueline.stats import clustered_mean, clustered_rate, paired_difference
+from trueline.stats.resampling import quantile
 
+Groups: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 BINS = 5
 SMALLEST_BIN = 20
@@ -34,13 +30,10 @@ class Pairs:
     Args:
         logps: log-probs under the policy (and the reference), summed, nats.
         groups: (P,) the prompt each pair belongs to, or None where each has its own.
-        seed, n_resamples: of the intervals.
     """
 
     logps: PairedLogProbs
     groups: Groups | None = None
-    seed: int = 0
-    n_resamples: int = 1000
 
     def __post_init__(self) -> None:
         if not len(self.logps):
@@ -91,26 +84,18 @@ class Pairs:
     def rate(self, name: str, flags: Flags, where: Flags | None = None) -> Metric:
         """A share of the pairs (where a condition holds), with its interval."""
         keep = np.ones(len(flags), dtype=bool) if where is None else where
-        groups = None if self.groups is None else self.groups[keep]
-        return grouped_rate(
-            f"gap/{name}", flags[keep], groups, seed=self.seed, n_resamples=self.n_resamples
-        )
+        groups = None if self.groups is None else self.groups[keep].tolist()
+        return clustered_rate(f"gap/{name}", flags[keep].tolist(), groups)
 
     def change(self, name: str, after: Flags, before: Flags) -> Metric:
         """The difference of two shares of the same pairs, ``after`` minus ``before``, paired."""
-        metric = self.mean(name, after.astype(np.float64) - before, unit="rate")
-        if metric.low is not None:
-            return metric
-        # all pairs changed alike, or none: resampling sees no spread, Wilson's intervals do
-        gained, lost = self.rate(name, after & ~before), self.rate(name, before & ~after)
-        return replace(rate_difference(gained, lost), name=metric.name, n=metric.n)
+        groups = None if self.groups is None else self.groups.tolist()
+        return paired_difference(before.tolist(), after.tolist(), name=f"gap/{name}", groups=groups)
 
     def mean(self, name: str, values: Array, unit: str = "nats") -> Metric:
         """A mean over the pairs, with its interval."""
-        return grouped_mean(
-            f"gap/{name}", values, self.groups,
-            seed=self.seed, n_resamples=self.n_resamples, unit=unit,
-        )  # fmt: skip
+        groups = None if self.groups is None else self.groups.tolist()
+        return clustered_mean(f"gap/{name}", values.tolist(), groups, unit=unit)
 
 
 def accuracies(pairs: Pairs) -> Iterator[Metric]:

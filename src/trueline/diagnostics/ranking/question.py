@@ -69,7 +69,6 @@ def ranking(
         options=trained.options(asked),
         alpha=_alpha(raters),
         loss=loss,
-        seed=asked.seed,
     )
     if write_difficulty is not None:
         how = {k: v for k, v in asked.reading.items() if k not in ("limit", "as_chat")}

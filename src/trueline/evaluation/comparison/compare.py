@@ -6,7 +6,7 @@ counted and reported, and enters no difference.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from trueline.errors import UserError
@@ -25,7 +25,7 @@ from trueline.results import Metric
 from trueline.stats import (
     Clusters,
     borrowed,
-    cluster_bootstrap,
+    clustered_mean,
     clustered_rate,
     corrected_difference,
     holm,
@@ -195,18 +195,15 @@ def _rate_or_mean(name: str, rows: Sequence[Judgement], settings: Settings) -> M
             name,
             [row.success for row in rows],
             [row.cluster for row in rows],
-            seed=settings.seed,
             level=settings.level,
         )
     scores = [(row.score, row.cluster) for row in rows if row.score is not None]
-    clusters = Clusters.of([s for s, _ in scores], [c for _, c in scores])
-    return _mean(name, clusters, len(scores), settings)
+    return _mean(name, scores, settings)
 
 
-def _mean(name: str, clusters: Clusters, n: int, settings: Settings) -> Metric:
-    found = cluster_bootstrap(clusters, seed=settings.seed, level=settings.level)
-    low, high = found or (None, None)
-    return Metric(name, clusters.mean, low, high, n, settings.level)
+def _mean(name: str, scores: Sequence[tuple[float, Hashable]], settings: Settings) -> Metric:
+    values, groups = [score for score, _ in scores], [group for _, group in scores]
+    return clustered_mean(name, values, groups, level=settings.level)
 
 
 def _contrast(
@@ -243,7 +240,6 @@ def _counted(
     difference = paired_difference(
         old,
         new,
-        seed=settings.seed,
         name=result.difference.name,
         level=settings.level,
         groups=groups,
@@ -276,7 +272,7 @@ def _graded(
         if a.score is not None and b.score is not None
     ]
     clusters = Clusters.of([c for c, _ in changes], [g for _, g in changes])
-    difference = _mean(result.difference.name, clusters, len(changes), settings)
+    difference = _mean(result.difference.name, changes, settings)
     p_value = score_test(clusters.totals.tolist(), seed=settings.seed)
     return replace(result, difference=difference, p_value=p_value)
 

@@ -34,22 +34,20 @@ def findings(evaluation: Evaluation, *, seed: int = 0) -> list[Finding]:
     """
     judges = list(dict.fromkeys(row.judge for row in evaluation.rows))
     judged = [
-        _finding(judge, [r for r in evaluation.rows if r.judge == judge], evaluation.missing, seed)
+        _finding(judge, [r for r in evaluation.rows if r.judge == judge], evaluation.missing)
         for judge in judges
     ]
     return [*no_longer_answers(evaluation.rows), *judged, *_agreements(evaluation.rows, seed)]
 
 
-def _finding(judge: str, rows: Rows, missing: Mapping[tuple[str, str], int], seed: int) -> Finding:
+def _finding(judge: str, rows: Rows, missing: Mapping[tuple[str, str], int]) -> Finding:
     metrics: list[Metric] = []
     cells = list(dict.fromkeys((r.measure, r.benchmark, r.attack) for r in rows))
     for cell in sorted(cells, key=lambda c: list(TITLES).index(c[0])):
         measure, benchmark, attack = cell
         own = [r for r in rows if (r.measure, r.benchmark, r.attack) == cell]
         name = metric_name(measure, benchmark, attack)
-        metrics.append(
-            clustered_rate(name, [r.success for r in own], [r.cluster for r in own], seed=seed)
-        )
+        metrics.append(clustered_rate(name, [r.success for r in own], [r.cluster for r in own]))
         graded = [r.score for r in own if r.score is not None]
         if graded and measure == "asr":
             metrics.append(mean_metric(f"mean score, {benchmark}, {attack}", graded))

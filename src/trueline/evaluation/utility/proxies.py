@@ -21,7 +21,7 @@ from trueline.prompts import Progress, Renderer
 from trueline.records import Example, Message
 from trueline.results import Finding, Metric
 from trueline.scoring import score_trees
-from trueline.stats import Clusters, cluster_bootstrap, mean_metric, rate
+from trueline.stats import Clusters, mean_metric, rate
 
 """Prompts scored in one packed row."""
 
@@ -61,7 +61,7 @@ def perplexity(
         told = context.watch("perplexity")
         sums, tokens = _scored(model, trees, told)
         clusters = Clusters(-sums, tokens)
-        found = cluster_bootstrap(clusters, seed=context.setup.seed)
+        found = clusters.interval()
         low, high = (None, None) if found is None else (math.exp(found.low), math.exp(found.high))
         metric = Metric("perplexity", math.exp(clusters.mean), low, high, len(trees))
         cut = encoder.counts["completions_truncated"] + encoder.counts["prompts_truncated"]
