@@ -31,7 +31,7 @@ def tool(name):
     return module
 
 
-paper_claims, trl_words = tool("paper_claims"), tool("trl_words")
+paper_claims, trl_words, measured = map(tool, ("paper_claims", "trl_words", "measured"))
 FROM_TRL = (DOCS / "from-trl.md").read_text("utf-8")
 
 
@@ -52,6 +52,13 @@ def test_trl_words_are_told_as_the_code_has_them():
     assert trl_words.written(FROM_TRL) == FROM_TRL
     for old, new in RENAMED.items():
         assert f"| `{old}` | `{new}` |" in FROM_TRL
+
+
+@pytest.mark.parametrize("page", measured.PAGES, ids=lambda page: page.name)
+def test_figures_of_the_real_model_are_those_that_are_kept(page):
+    """`python tools/measured.py` writes them."""
+    text = page.read_text("utf-8")
+    assert measured.written(text) == text
 
 
 def test_every_key_of_the_configuration_is_told_to_who_comes_from_trl():

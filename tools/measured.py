@@ -26,7 +26,7 @@ RATES = {
     "attack success, advbench, prefill": "AdvBench, answer begun",
     "attack success, xstest, direct": "XSTest's unsafe, asked",
     "over-refusal, xstest, direct": "XSTest's safe, refused",
-    "truncated answers": "answers cut off",
+    "answers: incoherent": "incoherent answers",
     "kl": "KL from the base, nats an answer",
 }
 WAYS = {
@@ -36,6 +36,7 @@ WAYS = {
     (True, True): "LoRA, bf16",
 }
 OURS = "trueline dpo"
+SMOLLM2 = "throughput-smollm2"
 
 
 def real() -> str:
@@ -91,7 +92,7 @@ def faster() -> str:
 
 
 def _cases() -> Iterator[tuple[tuple[bool, bool], dict[str, Any]]]:
-    for way, results in sorted(_read("throughput-smollm2").items()):
+    for way, results in sorted(_read(SMOLLM2).items()):
         yield (way.startswith("lora"), way.endswith("bf16")), results
 
 
@@ -113,11 +114,11 @@ def keep(files: Sequence[Path]) -> None:
             _write("real", told)
             continue
         way = f"{'lora' if told['lora'] else 'full'}-{'bf16' if told['bf16'] else 'float32'}"
-        kept = KEPT / "throughput-smollm2.json"
-        found = _read("throughput-smollm2") if kept.exists() else {}
+        kept = KEPT / f"{SMOLLM2}.json"
+        found = _read(SMOLLM2) if kept.exists() else {}
         names = ("seconds", "pairs", "tokens", "memory", "machine", "rounds", "steps", "batch")
         found[way] = {name: told[name] for name in names}
-        _write("throughput-smollm2", found)
+        _write(SMOLLM2, found)
 
 
 def _write(name: str, value: dict[str, Any]) -> None:
@@ -127,9 +128,9 @@ def _write(name: str, value: dict[str, Any]) -> None:
 
 def written(page: str) -> str:
     """The page with its present tables and clauses, each between its two marks."""
-    for part in (real, throughput, faster):
+    for part, kept in ((real, "real"), (throughput, SMOLLM2), (faster, SMOLLM2)):
         mark = f"<!-- {part.__name__} -->"
-        if mark in page:
+        if mark in page and (KEPT / f"{kept}.json").exists():
             line = "" if part is faster else "\n"
             page = re.sub(
                 f"(?<={mark}).*?(?={mark})",
