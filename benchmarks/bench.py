@@ -114,6 +114,21 @@ def throughput(options: Options) -> str:
     """Pairs and real tokens a second, memory, and how near the arithmetic's limit."""
     tokenizer = tokenizer_of(options.vocabulary)
     names = options.only or (REAL if options.model is not None else list(CONTENDERS))
+    which = options.size if options.model is None else options.model.name
+    label = f"throughput-{options.case}-{options.vocabulary}-{options.batch}-{which}"
+    label += ("-lora" if options.lora else "") + ("-bf16" if options.bf16 else "")
+    if options.apart:
+        found = {name: apart(options, [name], rounds=options.rounds) for name in names}
+        pairs = options.steps * options.batch
+        rounds = [rows_of(options, pairs, i + 1) for i in range(options.rounds)]
+        result = {
+            "seconds": {name: found[name]["seconds"][name] for name in names},
+            "pairs": pairs,
+            "tokens": list(map(needed_tokens, rounds)),
+        }
+        memory = {name: found[name]["peak_gib"] for name in names}
+        save(label, {**vars(options), **result, "memory": memory}, options)
+        return f"kept: {label}"
     runs = {}
     for name in names:
         model = model_of(options)
@@ -128,9 +143,6 @@ def throughput(options: Options) -> str:
     memory = {}
     if not options.no_memory:
         memory = {name: apart(options, [name], rounds=0)["peak_gib"] for name in names}
-    which = options.size if options.model is None else options.model.name
-    label = f"throughput-{options.case}-{options.vocabulary}-{options.batch}-{which}"
-    label += ("-lora" if options.lora else "") + ("-bf16" if options.bf16 else "")
     save(label, {**vars(options), **result, "memory": memory}, options)
     ours = result["seconds"][names[0]]
     rows = []
@@ -432,6 +444,9 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--only", action="append", help="this contender; may be repeated")
     parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument(
+        "--apart", action="store_true", help="each contender in a process of its own, in turn"
+    )
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.model is not None:
