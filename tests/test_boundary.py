@@ -20,6 +20,7 @@ from trueline.config import (
     ConfigError,
     DataArguments,
     ModelArguments,
+    WatchArguments,
     coerce,
     load_run_config,
     parse_overrides,
@@ -30,7 +31,7 @@ from trueline.errors import UserError
 
 KEYS = {
     key: whole
-    for config in (AlignmentConfig, ModelArguments, DataArguments)
+    for config in (AlignmentConfig, ModelArguments, DataArguments, WatchArguments)
     for key, whole in numeric_keys(config).items()
     if key not in ELSEWHERE and key not in NOT_NEEDED  # which is said to have no effect
 }

@@ -16,7 +16,13 @@ from typer.main import get_command
 
 import test_docs
 from trueline.cli.app import app
-from trueline.config import RENAMED, AlignmentConfig, DataArguments, ModelArguments
+from trueline.config import (
+    RENAMED,
+    AlignmentConfig,
+    DataArguments,
+    ModelArguments,
+    WatchArguments,
+)
 from trueline.objectives import OBJECTIVES
 from trueline.reproduce.study import choose
 
@@ -64,7 +70,7 @@ def test_figures_of_the_real_model_are_those_that_are_kept(page):
 def test_every_key_of_the_configuration_is_told_to_who_comes_from_trl():
     plain = {field.name for field in dataclasses.fields(TrainingArguments)}
     own = {f.name for f in dataclasses.fields(AlignmentConfig)} - plain
-    for part in (ModelArguments, DataArguments):
+    for part in (ModelArguments, DataArguments, WatchArguments):
         own |= {field.name for field in dataclasses.fields(part)}
     told = set(re.findall(r"`(\w+)`", FROM_TRL))
     assert own <= told

@@ -1,4 +1,4 @@
-"""Configuration: three dataclasses, one flat YAML file, command-line overrides on top.
+"""Configuration: four dataclasses, one flat YAML file, command-line overrides on top.
 
 Keys are those TRL users know. An unknown key is an error with the nearest name; a TRL key that
 Trueline does not need is accepted and reported, never silently ignored.
@@ -118,6 +118,35 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+
+@dataclass
+class WatchArguments:
+    """Reading the model's own answers while it trains (:mod:`trueline.evaluation.watching`).
+
+    Args:
+        answers_steps: answer a few held-out prompts every so many steps and log as ``answers/*``
+            how far the answers are from the reference and whether they still are answers; 0 never.
+            Without an adapter a copy of the starting weights stays in memory for it.
+        answers_prompts: so many prompts; up to 8 unless given.
+        answers_tokens: tokens of an answer, at most; 48 unless given.
+        answers_most_kl: sound the alarm above so many nats a token; None for no such bound.
+        answers_stop: end the training at the first alarm.
+    """
+
+    answers_steps: int = 0
+    answers_prompts: int | None = None
+    answers_tokens: int | None = None
+    answers_most_kl: float | None = None
+    answers_stop: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.answers_steps:
+            return
+        for f in dataclasses.fields(self):
+            if getattr(self, f.name) != f.default:
+                raise ConfigError(f"{f.name} has no effect without answers_steps")
 
 
 _PLAIN_DEFAULTS = {
@@ -277,6 +306,7 @@ class RunConfig:
     model: ModelArguments
     data: DataArguments
     training: AlignmentConfig
+    watch: WatchArguments
     notes: list[str]
     given: dict[str, Any]
 
@@ -310,6 +340,7 @@ def load_run_config(
         "model": ModelArguments,
         "data": DataArguments,
         "training": AlignmentConfig,
+        "watch": WatchArguments,
     }
     hints = {key: typing.get_type_hints(cls) for key, cls in groups.items()}
     fields = {
@@ -352,7 +383,8 @@ def load_run_config(
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from None
     model, data = ModelArguments(**chosen["model"]), DataArguments(**chosen["data"])
-    return RunConfig(model, data, training, notes, values)
+    watch = WatchArguments(**chosen["watch"])
+    return RunConfig(model, data, training, watch, notes, values)
 
 
 def _without_no(key: str, value: Any, known: Collection[str]) -> tuple[str, Any]:

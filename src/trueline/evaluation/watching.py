@@ -2,43 +2,31 @@
 
 Every metric of training can look like success while the model falls to babble: margins and
 log-probs are of answers that others wrote. So a few prompts that training does not see are
-answered every so many steps, and the answers are read.
+answered every so many steps, and the answers are read (:mod:`trueline.evaluation.answers`).
 """
 
 from __future__ import annotations
 
-import random
+import logging
 import time
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
 from trueline.errors import UserError
-from trueline.evaluation.generation import generate, model_input
-from trueline.evaluation.harness.broken import BROKEN
-from trueline.evaluation.judges.base import Verdict
-from trueline.evaluation.labels import COMPLIANCE, NO_ANSWER
-from trueline.evaluation.sorting import sort_answer
-from trueline.prompts import Renderer
+from trueline.evaluation.answers import Reading, Reference, Yardstick, read_answers, yardstick_of
+from trueline.evaluation.harness.broken import BROKEN, NO_LONGER
 from trueline.records import Text
+from trueline.results import Finding, Metric
+from trueline.runs.record import Key
+from trueline.stats import rate
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Distance:
-    """What a reference says of an answer.
-
-    Args:
-        kl: mean over its tokens of KL(policy || reference) of the next token, nats.
-        nll: mean negative log-prob of its tokens under the reference, nats.
-    """
-
-    kl: float
-    nll: float
+PROMPTS, TOKENS = 8, 48
+"""Prompts that are answered, and tokens of an answer, where not said otherwise."""
 
 
 class AnswersCallback(TrainerCallback):
@@ -46,23 +34,27 @@ class AnswersCallback(TrainerCallback):
 
     ``answers/kl``: mean KL(policy || reference) of the next token along the model's own greedy
     answers, nats a token. ``answers/reference_nll``: what the reference thinks of them, nats a
-    token. ``answers/none``: the share that loops, repeats the request or is empty.
-    ``answers/seconds``: what the measurement cost; it generates ``len(prompts) * tokens`` tokens
-    and reads them twice.
+    token, and ``answers/babble_from`` from where on they look more like its own answers with the
+    words shuffled than like its own answers. ``answers/none``: the share that loops, repeats the
+    request or is empty. ``answers/unseen_words``: the share of words that the reference does not
+    say. ``answers/seconds``: what the measurement cost; it generates ``len(prompts) * tokens``
+    tokens and reads them twice.
 
-    The alarm, a warning in words: half of the answers are none; or the reference finds them nearer
-    to its own answers with the words shuffled than to its own answers; or the KL is above a bound
-    of yours.
+    The alarm, a warning in words: half of the answers are none; or they look like babble to the
+    reference; or the KL is above a bound of yours. Training goes on as if nobody had looked, unless
+    it is to stop.
 
     Args:
         trainer: that trains; its ``log`` keeps the numbers.
         prompts: a few that training does not see.
         steps: between two measurements.
-        reference: the model to measure the distance from; None for the model's own base where an
-            adapter is trained.
+        reference: the model to measure the distance from, or what opens it; None for the model's
+            own base where an adapter is trained.
         tokens: of an answer, at most.
         most_kl: alarm above so many nats a token; None for no such bound.
         stop: end the training at the first alarm, at the end of the step.
+        once: does a thing on one process and hands what it returns to all; None does it on each.
+        autocast: the precision that the model is asked in; None for its weights'.
 
     Raises:
         UserError: no prompts, a count below 1, or no reference to measure from.
@@ -79,9 +71,11 @@ class AnswersCallback(TrainerCallback):
         *,
         steps: int,
         reference: Any | None = None,
-        tokens: int = 48,
+        tokens: int = TOKENS,
         most_kl: float | None = None,
         stop: bool = False,
+        once: Callable[[Callable[[], Any]], Any] | None = None,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         if not prompts or steps < 1 or tokens < 1:
             raise UserError(
@@ -93,104 +87,132 @@ class AnswersCallback(TrainerCallback):
                 "watching the answers measures from a reference: give reference=MODEL, or train "
                 "an adapter"
             )
-        self.trainer, self.prompts, self.reference = trainer, list(prompts), reference
+        self.trainer, self.prompts = trainer, list(prompts)
         self.steps, self.tokens, self.most_kl, self.stop = steps, tokens, most_kl, stop
-        self._own: tuple[float, float] | None = None
+        self._once, self._autocast = once or (lambda do: do()), autocast
+        self._open: Reference = _opener(trainer.model, reference)
+        self._yardstick: Yardstick | None = None
         self.alarms: list[str] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure, log and, where it is time to, sound the alarm."""
         if state.global_step % self.steps:
             return
-        found = self.measure()
-        self.trainer.log(found)
-        said = self.alarm(found)
+        found = self._once(self.measure)
+        self.trainer.log(dict(found))
+        said = alarm(found, self.most_kl)
         if said is None:
             return
         self.alarms.append(f"step {state.global_step}: {said}")
         if self.stop:
             control.should_training_stop = True
             said += " Training stops here, as asked."
-        warnings.warn(f"step {state.global_step}: {said}", stacklevel=2)
+        if getattr(state, "is_world_process_zero", True):
+            log.warning("step %d: %s", state.global_step, said)
 
     def measure(self) -> dict[str, float]:
         """The metrics of the present weights."""
         began = time.perf_counter()
-        model, tokenizer = self.trainer.model, self.trainer.processing_class
-        answers = generate(model, tokenizer, self.prompts, max_new_tokens=self.tokens)
-        said = [
-            sort_answer(
-                Verdict("", complied=True, kind=COMPLIANCE), _plain(prompt), answer.text,
-                truncated=False,
-            ).kind
-            for prompt, answer in zip(self.prompts, answers, strict=True)
-        ]  # fmt: skip
-        distances = [
-            self._distance(prompt, list(answer.ids))
-            for prompt, answer in zip(self.prompts, answers, strict=True)
-            if answer.ids
-        ]
-        found = {"answers/none": sum(kind in NO_ANSWER for kind in said) / len(said)}
-        if distances:
-            found["answers/kl"] = sum(d.kl for d in distances) / len(distances)
-            found["answers/reference_nll"] = sum(d.nll for d in distances) / len(distances)
+        tokenizer = self.trainer.processing_class
+        with self._autocast():
+            if self._yardstick is None:
+                self._yardstick = yardstick_of(
+                    self._open, tokenizer, self.prompts, tokens=self.tokens
+                )
+            readings = read_answers(
+                self.trainer.model, tokenizer, self.prompts, self._open, self._yardstick,
+                tokens=self.tokens,
+            )  # fmt: skip
+        found = shown(readings, self._yardstick)
         return {**found, "answers/seconds": time.perf_counter() - began}
 
-    def alarm(self, found: dict[str, float]) -> str | None:
-        """What is wrong with the answers, in words; None where nothing is."""
-        if found["answers/none"] >= BROKEN:
-            return (
-                f"{found['answers/none']:.0%} of the model's answers to held-out prompts are none: "
-                "they loop, repeat the request or are empty. It no longer answers."
-            )
-        kl, nll = found.get("answers/kl"), found.get("answers/reference_nll")
-        if nll is not None:
-            own, shuffled = self._of_reference()
-            if nll > (own + shuffled) / 2:
-                return (
-                    f"the model's answers look like babble to the reference: {nll:.2f} nats a "
-                    f"token, where its own answers have {own:.2f} and the same with their words "
-                    f"shuffled {shuffled:.2f}."
-                )
-        if kl is not None and self.most_kl is not None and kl > self.most_kl:
-            return f"the model is {kl:.2f} nats a token from the reference, above {self.most_kl:g}."
-        return None
 
-    def _of_reference(self) -> tuple[float, float]:
-        """What the reference thinks of its own answers, and of their words shuffled."""
-        if self._own is None:
-            tokenizer = self.trainer.processing_class
-            with self._as_reference() as model:
-                own = generate(model, tokenizer, self.prompts, max_new_tokens=self.tokens)
-            both: list[list[float]] = [[], []]
-            shuffle = random.Random(0)
-            for prompt, answer in zip(self.prompts, own, strict=True):
-                said = answer.text.split()
-                if len(said) < 2:
-                    continue
-                shuffle.shuffle(said)
-                ids = tokenizer(" ".join(said), add_special_tokens=False).input_ids
-                both[0].append(self._distance(prompt, list(answer.ids)).nll)
-                both[1].append(self._distance(prompt, ids).nll)
-            means = [sum(part) / len(part) if part else float("inf") for part in both]
-            self._own = (means[0], means[1])
-        return self._own
+def shown(readings: Sequence[Reading], yardstick: Yardstick) -> dict[str, float]:
+    """Readings as the log has them."""
+    none = sum(reading.none for reading in readings)
+    found = {"answers/none": none / len(readings), "answers/prompts": float(len(readings))}
+    for name, values in (
+        ("kl", [r.kl for r in readings]),
+        ("reference_nll", [r.nll for r in readings]),
+        ("unseen_words", [r.unseen for r in readings]),
+        ("babble_from", [yardstick.babble]),
+    ):
+        known = [value for value in values if value is not None]
+        if known:
+            found[f"answers/{name}"] = sum(known) / len(known)
+    return found
 
-    def _distance(self, prompt: Text, answer: list[int]) -> Distance:
-        """The policy's distance from the reference along an answer."""
-        given = model_input(Renderer(self.trainer.processing_class), prompt).ids
-        ids = torch.tensor([[*given, *answer]], device=self.trainer.model.device)
-        policy = _log_probs(self.trainer.model, ids, len(given))
-        with self._as_reference() as model:
-            reference = _log_probs(model, ids.to(model.device), len(given)).to(policy.device)
-        kl = (policy.exp() * (policy - reference)).sum(dim=-1).mean()
-        told = reference.gather(-1, ids[0, len(given) :, None].to(policy.device))
-        return Distance(float(kl), -float(told.mean()))
 
-    def _as_reference(self) -> AbstractContextManager[Any]:
-        if self.reference is not None:
-            return nullcontext(self.reference)
-        return _WithoutAdapter(self.trainer.model)
+def alarm(found: Mapping[str, float], most_kl: float | None = None) -> str | None:
+    """What is wrong with the answers, in words, of what was logged; None where nothing is."""
+    if found["answers/none"] >= BROKEN:
+        return (
+            f"{found['answers/none']:.0%} of the model's answers to held-out prompts are none: "
+            "they loop, repeat the request or are empty. It no longer answers."
+        )
+    kl, nll = found.get("answers/kl"), found.get("answers/reference_nll")
+    bound = found.get("answers/babble_from")
+    if nll is not None and bound is not None and nll > bound:
+        return (
+            f"the model's answers look like babble to the reference: {nll:.2f} nats a token; from "
+            f"{bound:.2f} on they are nearer to its own answers with the words shuffled than to "
+            "its own answers."
+        )
+    if kl is not None and most_kl is not None and kl > most_kl:
+        return f"the model is {kl:.2f} nats a token from the reference, above {most_kl:g}."
+    return None
+
+
+def watched(
+    rows: Sequence[Mapping[str, Any]], *, most_kl: float | None = None, stop: bool = False
+) -> list[Finding]:
+    """What watching found, from the training's log: a finding, and before it that the model no
+    longer answers, where the last measurement says so.
+
+    Args:
+        rows: of the log.
+        most_kl, stop: as watched with.
+    """
+    seen = [row for row in rows if "answers/none" in row]
+    if not seen:
+        return []
+    last, prompts = seen[-1], int(seen[-1]["answers/prompts"])
+    alarms = [(row["step"], said) for row in seen if (said := alarm(row, most_kl))]
+    none = rate("answers that are none", round(last["answers/none"] * prompts), prompts)
+    numbers = [none]
+    for name, unit in (("kl", "nats"), ("reference_nll", "nats"), ("babble_from", "nats"),
+                       ("unseen_words", "rate"), ("seconds", "s")):  # fmt: skip
+        if f"answers/{name}" in last:
+            numbers.append(Metric(f"answers/{name}", last[f"answers/{name}"], unit=unit))
+    kl = f"{last['answers/kl']:.3f} nats a token" if "answers/kl" in last else "nowhere to be found"
+    cost = sum(row["answers/seconds"] for row in seen)
+    said = (
+        f"{prompts} held-out prompts were answered {len(seen)} times, {cost:.1f} s in all. At step "
+        f"{last['step']} the model's own answers are {kl} from the reference, {none} of them none."
+    )
+    if alarms:
+        said += f" First alarm at step {alarms[0][0]}: {alarms[0][1]}"
+        said += " Training was stopped there." if stop else f" Alarms: {len(alarms)}."
+    advice = (
+        "Read some answers. Go back to a checkpoint before the alarm, with a smaller learning "
+        "rate, fewer steps or a stronger anchor."
+    )
+    found = [Finding(Key.WATCHED, said, numbers, advice if alarms else "")]
+    broken = alarm(last)
+    if broken is not None:
+        text = f"At step {last['step']} {broken}"
+        found.insert(0, Finding(NO_LONGER, text, numbers, advice))
+    return found
+
+
+def _opener(model: Any, reference: Any | None) -> Reference:
+    """What opens the reference: a model, the function that is given, or the adapter off."""
+    if reference is None:
+        return lambda: _WithoutAdapter(model)
+    if hasattr(reference, "generate"):
+        return lambda: nullcontext(reference)
+    opened: Reference = reference
+    return opened
 
 
 class _WithoutAdapter:
@@ -205,16 +227,3 @@ class _WithoutAdapter:
 
     def __exit__(self, *raised: Any) -> None:
         self.off.__exit__(*raised)
-
-
-def _log_probs(model: Any, ids: torch.Tensor, start: int) -> torch.Tensor:
-    """(T, vocabulary) log-probs of the tokens from ``start`` on, dropout off."""
-    from trueline.scoring import evaluating
-
-    with torch.inference_mode(), evaluating(model):
-        logits = model(input_ids=ids, use_cache=False).logits[0, start - 1 : -1]
-    return torch.log_softmax(logits.float(), dim=-1)
-
-
-def _plain(prompt: Text) -> str:
-    return prompt if isinstance(prompt, str) else prompt[-1].content

@@ -74,6 +74,7 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
 
     from trueline.errors import UserError
     from trueline.models import load_model, load_tokenizer, lora_config
+    from trueline.runs.watch import check_watch, watch_answers
     from trueline.training import AlignmentTrainer
 
     transformers.utils.logging.disable_progress_bar()
@@ -87,6 +88,7 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
             "eval_strategy asks for evaluation and there is no held-out data; set test_size (a "
             "share of the prompts) or eval_dataset_name, or eval_strategy: 'no'"
         )
+    check_watch(run.watch, test)
     conversational = next(iter(train)).conversational
     tokenizer = load_tokenizer(run.model)
     model = load_model(run.model)
@@ -113,8 +115,11 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
         "command": "trueline align",
         **dataclasses.asdict(run.model),
         **dataclasses.asdict(run.data),
+        **dataclasses.asdict(run.watch),
         **{k: getattr(v, "value", v) for k, v in _given(run).items() if v is not None},
     }
+    if run.watch.answers_steps:
+        watch_answers(run, trainer, test or ())
     with contextlib.ExitStack() as held:
         if trainer.is_world_process_zero():
             held.enter_context(state.held(_output(run)))
@@ -129,6 +134,7 @@ def _given(run: RunConfig) -> dict[str, Any]:
 def _train(run: RunConfig, trainer: AlignmentTrainer, *, resume: bool) -> dict[str, Any]:
     from trueline.models import merge_adapter
     from trueline.report import log_findings, settle_tensorboard, write_model_card
+    from trueline.runs.watch import watched_findings
     from trueline.training.coupling import on_first_rank
 
     if not resume:
@@ -142,8 +148,10 @@ def _train(run: RunConfig, trainer: AlignmentTrainer, *, resume: bool) -> dict[s
         trainer.evaluate()
     trainer.save_model()
     trainer.save_state()
-    if trainer.is_world_process_zero() and (encoding := trainer.encoder.told.finding()):
-        trainer.run.keep([encoding])
+    if trainer.is_world_process_zero():
+        told = [trainer.encoder.told.finding(), *watched_findings(run, trainer)]
+        if seen := [finding for finding in told if finding is not None]:
+            trainer.run.keep(seen)
     findings = Run(_output(run)).own if trainer.is_world_process_zero() else []
     log_findings(trainer, findings)
     if trainer.is_world_process_zero():

@@ -74,6 +74,7 @@ class Key(StrEnum):
     PROFILE = "separation profile"
     PROFILE_BEFORE = "separation profile before"
     SAFETY = "safety"
+    WATCHED = "answers while training"
     JUDGED = "judged by "
 
     @classmethod
