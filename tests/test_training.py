@@ -280,6 +280,17 @@ def test_output_loads_in_plain_transformers(tmp_path):
     assert (tmp_path / "model.safetensors").exists()
 
 
+def test_a_new_adapter_is_drawn_by_the_seed_whatever_was_drawn_before(tmp_path):
+    def drawn(seed):
+        torch.rand(3)
+        run = trainer(tmp_path, peft_config=lora(), seed=seed)
+        return {n: p.detach().clone() for n, p in run.model.named_parameters() if "lora_A" in n}
+
+    one, again, other = drawn(0), drawn(0), drawn(1)
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not any(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_adapter_loads_in_plain_peft(tmp_path):
     from peft import PeftModel
 

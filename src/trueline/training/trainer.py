@@ -159,6 +159,7 @@ class AlignmentTrainer(Trainer):
         if peft_config is not None:
             from peft import get_peft_model
 
+            torch.manual_seed(args.seed)  # which draws the adapter: the Trainer seeds only later
             model = get_peft_model(model, peft_config)
         self._continued = trained_adapter(model)
         if self._continued and self.objective.spec.reference and ref_model is None:
