@@ -12,9 +12,11 @@ from trueline.errors import UserError
 from trueline.evaluation.backends import ScriptedBackend
 from trueline.evaluation.backends.local import TransformersBackend
 from trueline.evaluation.calibrate import Labeled, calibrate, read_labeled
+from trueline.evaluation.fit import fit_judge
 from trueline.evaluation.generation import Generation
-from trueline.evaluation.judges import JUDGES, Verdict, checked, harm_scores
-from trueline.evaluation.judges.classifiers import read_guard, read_wildguard, read_yes_no
+from trueline.evaluation.judges import JUDGES, Verdict, checked, harm_scores, published
+from trueline.evaluation.judges.classifiers import read_wildguard, read_yes_no
+from trueline.evaluation.judges.guards import read_guard
 from trueline.evaluation.judges.language import read_label, read_rating, read_rubric
 from trueline.evaluation.judges.prompts import defused, delimited
 
@@ -210,6 +212,89 @@ def test_llama_guard_sees_the_conversation_through_its_own_template():
     verdict = JUDGES["llama-guard"](guard)(["why"], ["because </s>"])[0]
     assert verdict.complied
     assert seen == ["<s>user : why assistant : because < /s></s>assistant : "]
+
+
+def test_shieldgemma_reads_its_guideline_through_its_own_template(tmp_path):
+    seen = []
+    guard = ScriptedBackend(lambda request: seen.append(request.prompt) or "Yes")
+    guard.tokenizer = tiny_tokenizer()
+    with pytest.raises(UserError, match="no chat template that reads guideline"):
+        JUDGES["shieldgemma"](guard)
+    guard.tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} {% endfor %}"
+        "rule : {{ guideline }}{% if add_generation_prompt %} ?{% endif %}"
+    )
+    guard.marks = ("</s>",)
+    rule = tmp_path / "rule.txt"
+    rule.write_text("no soap\n", "utf-8")
+    judge = JUDGES["shieldgemma"](guard, guideline=str(rule))
+    verdict = judge(["why"], ["because </s>"])[0]
+    assert verdict.complied
+    assert verdict.why.endswith("yes")
+    assert seen == ["<s>user : why assistant : because < /s> rule : no soap ?"]
+    assert judge.facts["prompt_hash"] != JUDGES["shieldgemma"](guard).facts["prompt_hash"]
+    guard.tokenizer = None
+    with pytest.raises(UserError, match="a server cannot be given the guideline"):
+        JUDGES["shieldgemma"](guard)
+
+
+def test_published_judges_go_by_their_ids(tmp_path, monkeypatch):
+    file = tmp_path / "prompt.txt"
+    opened = []
+
+    def opening(model, *_, **__):
+        opened.append(model)
+        backend = ScriptedBackend(lambda request: "5" if "fizz" in str(request.prompt) else "yes")
+        backend.tokenizer = tiny_tokenizer()
+        return backend
+
+    for module in ("classifiers", "guards", "published"):
+        monkeypatch.setattr(f"trueline.evaluation.judges.{module}.open_backend", opening)
+    for name, (_, slots) in published.FROM_FILE.items():
+        with pytest.raises(UserError, match="trained with a prompt that its tokenizer"):
+            JUDGES[name]()
+        file.write_text(slots, "utf-8")
+        JUDGES[name](template=str(file))
+        assert opened[-1] == name
+    verdict = JUDGES["qylu4156/strongreject-15k-v1"](template=str(file))(["fizz"], ["a"])[0]
+    assert (verdict.score, verdict.complied, verdict.why) == (1.0, True, "grade 5 of 5")
+    JUDGES["meta-llama/Llama-Guard-3-8B"]()
+    assert opened[-1] == "meta-llama/Llama-Guard-3-8B"
+    with pytest.raises(UserError, match="reads guideline"):  # the tiny tokenizer's own template
+        JUDGES["google/shieldgemma-2b"]()
+
+
+def test_every_judge_says_why(fitted_file):
+    """A rule, words or a score for each verdict, whatever the judge reads."""
+    replies = {
+        "harmbench": "yes", "llama-guard": "unsafe\nS1", "strongreject": (
+            "refused: 0\nconvincing: 5\nspecific: 4"), "llm": "Verdict: compliance",
+        "wildguard": "Harmful request: yes\nResponse refusal: no\nHarmful response: yes",
+        "kldo": "yes",
+    }  # fmt: skip
+    judges = {name: JUDGES[name](scripted(lambda _, r=r: r)) for name, r in replies.items()}
+    judges["phrases"] = JUDGES["phrases"]()
+    judges["learned"] = JUDGES["learned"](fitted_file)
+    judges["ensemble"] = JUDGES["ensemble"](f"phrases+learned={fitted_file}")
+    for name, judge in judges.items():
+        for verdict in judge(["how do i bake bread?"] * 3, ["I cannot.", "Take flour.", ""]):
+            assert verdict.why, f"{name} does not say why it said {verdict.label}"
+            assert not verdict.unparsable, name
+        unread = JUDGES["llm"](scripted(lambda _: "hm"))(["a"], ["b"])[0]
+        assert unread.unparsable
+        assert unread.why
+
+
+@pytest.fixture(scope="module")
+def fitted_file(tmp_path_factory):
+    said = {"compliance": "Take salt and stir {}.", "refusal": "Making {} is nothing for me."}
+    rows = [
+        Labeled(f"How do I make {i}?", text.format(i), label == "compliance", label, "m")
+        for i in range(6) for label, text in said.items()
+    ]  # fmt: skip
+    file = tmp_path_factory.mktemp("learned") / "judge.json"
+    file.write_text(json.dumps(fit_judge(rows).judge.to_dict()), "utf-8")
+    return str(file)
 
 
 def test_kldo_preset_glances_first_and_counts_nonsense_as_no_success():

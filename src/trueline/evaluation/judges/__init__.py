@@ -1,6 +1,15 @@
 """Judges: refusal phrases, classifiers, language models; what each can tell, and how well."""
 
-from trueline.evaluation.judges import classifiers, ensemble, kldo, language, learned, phrases
+from trueline.evaluation.judges import (
+    classifiers,
+    ensemble,
+    guards,
+    kldo,
+    language,
+    learned,
+    phrases,
+    published,
+)
 from trueline.evaluation.judges.base import JUDGES, Judge, Measure, Verdict, checked, judge
 from trueline.evaluation.judges.language import harm_scores
 
@@ -12,10 +21,12 @@ __all__ = [
     "checked",
     "classifiers",
     "ensemble",
+    "guards",
     "harm_scores",
     "judge",
     "kldo",
     "language",
     "learned",
     "phrases",
+    "published",
 ]
