@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trueline.runs.demo import demo
     from trueline.runs.diagnose import diagnose
     from trueline.runs.evaluate import evaluate
+    from trueline.runs.judge import judge
     from trueline.runs.report import report
     from trueline.runs.reproduce import reproduce
     from trueline.runs.run import Run
@@ -45,6 +46,7 @@ _HOMES = {
     "demo": "trueline.runs.demo",
     "diagnose": "trueline.runs.diagnose",
     "evaluate": "trueline.runs.evaluate",
+    "judge": "trueline.runs.judge",
     "load_examples": "trueline.data",
     "report": "trueline.runs.report",
     "reproduce": "trueline.runs.reproduce",
@@ -66,6 +68,7 @@ __all__ = [
     "diagnose",
     "diffusion",
     "evaluate",
+    "judge",
     "load_examples",
     "report",
     "reproduce",

@@ -98,6 +98,33 @@ def evaluate(
         print_json(results if len(results["models"]) > 1 else results["models"][0])
 
 
+def judge(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders that evaluate wrote.")
+    ],
+    judge: Annotated[
+        list[str], typer.Option("--judge", "-j", help="name[=MODEL][,option=value]...")
+    ],
+    json: Json = False,
+) -> None:
+    """Judge kept answers again: nothing is generated, and the evaluated model is not loaded.
+
+    The new judges' rows and findings stand beside those that were there, with how far every two
+    judges agree.
+    """
+    from trueline.runs.judge import judge_run
+
+    told = []
+    for run in runs:
+        for folder, findings, notes in judge_run(run, judge, quiet=json):
+            if not json:
+                _show(folder.name, findings, notes, folder)
+            found = [finding.to_dict() for finding in findings]
+            told.append({"output": str(folder), "findings": found, "notes": list(notes)})
+    if json:
+        print_json(told)
+
+
 def _table(title: str, judged: Sequence[Finding]) -> Table:
     """Measures down, judges across; rates of success first, then what the answers were like."""
     table = Table(title=escape(title), title_justify="left")

@@ -41,10 +41,10 @@ def judge_cases(
     if isinstance(judge, TwoStageJudge):
         return _in_two_stages(setup, label, judge, cases, stores, watch)
     answers = _answers(setup, cases, setup.decoding, stores, watch)
-    return _judged(label, judge, cases, answers, stores, watch)
+    return judge_answers(label, judge, cases, answers, stores, watch)
 
 
-def _judged(
+def judge_answers(
     label: str,
     judge: Judge,
     cases: Sequence[Case],
@@ -86,7 +86,7 @@ def _in_two_stages(
     at = [there[i] for i in judge.passed(glance)]
     rest = [cases[i] for i in at]
     long = _answers(setup, rest, Decoding(judge.long), stores, watch)
-    for i, one in zip(at, _judged(label, judge.late, rest, long, stores, watch), strict=True):
+    for i, one in zip(at, judge_answers(label, judge.late, rest, long, stores, watch), strict=True):
         judged[i] = one
     return judged
 

@@ -75,9 +75,9 @@ def evaluate(
     for label, judge in setup.judges.items():
         wanted = [c for c in cases if c.attempt and judge.measures & set(c.measures)]
         judged = judge_cases(setup, label, judge, wanted, stores, watch)
-        rows += [row for j in judged for row in _rows(label, judge, j)]
+        rows += [row for j in judged for row in rows_of(label, judge, j)]
     if rank() == 0:
-        _log(folder / JUDGEMENTS, rows)
+        append_rows(folder / JUDGEMENTS, rows)
     kept, _ = read_judgements(folder / JUDGEMENTS) if rank() == 0 else (rows, False)
     return Evaluation(kept, missing, notes)
 
@@ -109,7 +109,7 @@ def check_judges(setup: Setup) -> list[str]:
     return notes
 
 
-def _rows(label: str, judge: Judge, judged: Judged) -> Iterator[Judgement]:
+def rows_of(label: str, judge: Judge, judged: Judged) -> Iterator[Judgement]:
     """A log row for each measure that the judge tells of this case."""
     case, attempt = judged.case, judged.case.attempt
     asked = case.item.prompt if attempt is None else attempt.text
@@ -125,6 +125,10 @@ def _rows(label: str, judge: Judge, judged: Judged) -> Iterator[Judgement]:
         details["asked"] = attempt.text
     if attempt is not None and attempt.facts:
         details["attack_facts"] = dict(attempt.facts)
+    if judged.answer.prefill:
+        details["prefill"] = judged.answer.prefill
+    if case.item.context:
+        details["context"] = case.item.context
     if case.item.category:
         details["category"] = case.item.category
     for measure in case.measures:
@@ -151,7 +155,7 @@ def _rows(label: str, judge: Judge, judged: Judged) -> Iterator[Judgement]:
             )
 
 
-def _log(path: Path, rows: Sequence[Judgement]) -> None:
+def append_rows(path: Path, rows: Sequence[Judgement]) -> None:
     """Append the rows that are not there yet."""
     mend(path)
     there = {row.key for row in read_judgements(path)[0]} if path.exists() else set()
