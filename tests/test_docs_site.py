@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -38,6 +39,7 @@ def tool(name):
 
 
 paper_claims, trl_words, measured = map(tool, ("paper_claims", "trl_words", "measured"))
+judge_tables = tool("judge_tables")
 FROM_TRL = (DOCS / "from-trl.md").read_text("utf-8")
 
 
@@ -65,6 +67,23 @@ def test_figures_of_the_real_model_are_those_that_are_kept(page):
     """`python tools/measured.py` writes them."""
     text = page.read_text("utf-8")
     assert measured.written(text) == text
+
+
+def test_the_tables_of_judges_are_of_the_kept_counts():
+    """`python tools/judge_tables.py` writes them."""
+    page = (DOCS / "judges.md").read_text("utf-8")
+    kept = json.loads(judge_tables.KEPT.read_text("utf-8"))
+    assert judge_tables.written(page, kept) == page
+    for reads in kept.values():  # what the specification of the learned judge asks of it
+        gains = []
+        for both in reads["tests"]["model left out"].values():
+            phrases, learned = (
+                judge_tables.quality(both[name]).finding["accuracy"].value
+                for name in ("phrases", "learned")
+            )
+            gains.append(learned - phrases)
+        assert min(gains) > -0.01
+        assert sum(gains) / len(gains) > 0.08
 
 
 def test_every_key_of_the_configuration_is_told_to_who_comes_from_trl():
