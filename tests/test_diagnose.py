@@ -20,6 +20,7 @@ from trueline.errors import UserError
 from trueline.results import Finding, Metric
 from trueline.runs.diagnose import diagnose_run
 from trueline.runs.record import Run
+from trueline.stats import rate
 
 # -- the verdict ------------------------------------------------------------------------------
 
@@ -59,6 +60,30 @@ def answers(*findings, log=(), **how):
 
 
 FALLS, RISES, OPEN = (-2.0, -2.5, -1.5), (1.0, 0.5, 1.5), (-0.2, -0.8, 0.4)
+
+
+def answered(none, babble, n=16):
+    kl = Metric("answers/kl", 0.5, 0.25, 0.75, n, unit="nats")
+    return finding(
+        "answers", [rate("answers/none", none, n), rate("answers/babble", babble, n), kl]
+    )
+
+
+@pytest.mark.parametrize(
+    ("none", "babble", "answer", "said"),
+    [
+        (0, 1, "yes", "still answers: 0.0%"),
+        (0, 15, "no", "This model no longer answers"),  # babble that no rule catches
+        (14, 0, "no", "This model no longer answers"),
+        (8, 0, "undecided", "undecided: 50.0%"),
+    ],
+)
+def test_whether_the_model_still_answers_comes_first(none, babble, answer, said):
+    first = verdict([changes(FALLS), answered(none, babble)])[0]
+    assert (first.question, first.answer) == ("Does the model still answer?", answer)
+    assert said in first.text
+    assert ("answers_steps" in first.advice) is (answer == "no")
+    assert verdict([changes(FALLS)])[0].answer == "undecided"
 
 
 @pytest.mark.parametrize(
@@ -243,6 +268,7 @@ def test_every_number_of_a_sentence_is_in_its_evidence():
         finding("ranking", [*changes(FALLS).metrics, *accuracies.metrics]),
         entangled((0.8, 0.7, 0.9)),
         apart(0.5, 1.5),
+        answered(3, 1),
     ]
     for sentence in verdict(findings):
         known = " ".join(
@@ -345,8 +371,9 @@ def test_entanglement_of_files(folder, tmp_path):
     found = Finding.from_dict(json.loads(out)["findings"][0])
     assert found["entangle/cosine"].n == 8
     assert Run(folder).own[0].name == "entanglement"
-    assert verdict([changes(FALLS), found])[1].answer in ("yes", "partly", "no", "undecided")
-    assert "measured" not in verdict([changes(FALLS), found])[1].text  # it reads these metrics
+    cause = answers(changes(FALLS), found)("entanglement")
+    assert cause.answer in ("yes", "partly", "no", "undecided")
+    assert "measured" not in cause.text  # it reads these metrics
 
 
 @pytest.mark.parametrize(
@@ -408,10 +435,11 @@ def test_a_run_is_read_measured_judged_and_kept(folder):
     code, out = run("all", "--run", path, "--prompts", folder / "prompts.jsonl", "--json")
     assert code == 0
     result = json.loads(out)
-    assert len(result["verdict"]) == 6
+    assert len(result["verdict"]) == 7
     names = [found["name"] for found in result["findings"]]
     assert names[:2] == ["verdict", "held-out"]
-    assert {"ranking", "entanglement", "separation", "separation change"} <= set(names)
+    assert {"answers", "ranking", "entanglement", "separation", "separation change"} <= set(names)
+    assert result["verdict"][0]["question"] == "Does the model still answer?"
     chat = held_out(folder)
     found = {finding.name: finding for finding in Run(path).own}
     assert found["ranking"]["gap/reward_accuracy"].n == len(chat)

@@ -12,12 +12,13 @@ from evaluate_server import chat_server
 from tiny import tiny_llama, tiny_tokenizer
 from trueline.errors import UserError
 from trueline.evaluation.attacks import open_attack
-from trueline.evaluation.backends import Decoding, ScriptedBackend
+from trueline.evaluation.backends import Decoding, Request, ScriptedBackend
 from trueline.evaluation.backends.local import TransformersBackend
 from trueline.evaluation.harness.setup import Setup
 from trueline.evaluation.utility import UTILITIES, UtilityContext
 from trueline.evaluation.utility.length import length_adjusted
 from trueline.evaluation.utility.win_rate import Duel, read_choice
+from trueline.records import Message
 
 
 def context(tmp_path, backend, **changes):
@@ -238,6 +239,30 @@ def test_kl_from_the_reference_is_the_exact_one(tmp_path):
         context(tmp_path, TransformersBackend(model, tokenizer))
     )
     assert same["kl"].value == pytest.approx(0.0, abs=1e-9)
+
+
+def test_babble_is_what_the_reference_says_of_the_answers(tmp_path):
+    base = TransformersBackend(tiny_llama(), tiny_tokenizer())
+    (tmp_path / "asks.jsonl").write_text('{"prompt": "what is the sea ?"}\n')
+    measure = UTILITIES["babble"](base, prompts=str(tmp_path / "asks.jsonl"))
+    said = "green sky grass because because seven"
+    found = measure(context(tmp_path, ScriptedBackend(lambda request: said)))
+    ids = [base.tokenizer(said, add_special_tokens=False).input_ids]
+    prompt = base.key(Request((Message("user", "what is the sea ?"),)))
+    with torch.no_grad():
+        logits = base.model(torch.tensor([[*prompt, *ids[0]]])).logits[0, len(prompt) - 1 : -1]
+    nats = -torch.log_softmax(logits, -1).gather(-1, torch.tensor(ids).T).mean()
+    metrics = {metric.name: metric.value for metric in found.metrics}
+    assert metrics["nats a token, answers"] == pytest.approx(float(nats), rel=1e-4)
+    (own,) = base([Request((Message("user", "what is the sea ?"),))], Decoding(8))
+    known = {*own.text.split(), "what", "is", "the", "sea"}
+    new = [word for word in said.split() if word not in known]
+    assert metrics["unseen words"] == pytest.approx(len(new) / 6)
+    loop = measure(context(tmp_path / "loop", ScriptedBackend(lambda _: "the sea is green " * 5)))
+    assert loop.summary.startswith("This model no longer answers")
+    assert loop.name.startswith("this model no longer answers")
+    with pytest.raises(UserError, match="give prompts=FILE"):
+        UTILITIES["babble"](base)(context(tmp_path, base))
 
 
 def test_proxies_need_a_local_model(tmp_path):

@@ -15,8 +15,8 @@ from tiny import WORDS, pair_rows, tiny_llama, tiny_tokenizer
 from trueline.errors import UserError
 from trueline.evaluation import answers
 from trueline.evaluation.answers import distance, yardstick_of
-from trueline.evaluation.harness.broken import NO_LONGER
 from trueline.evaluation.generation import Generation, model_input
+from trueline.evaluation.harness.broken import NO_LONGER
 from trueline.evaluation.watching import AnswersCallback, alarm, watched
 from trueline.prompts import Renderer
 from trueline.runs.align import align

@@ -149,12 +149,12 @@ def _show(name: str, findings: Sequence[Finding], notes: Sequence[str], folder: 
 
     judged = [f for f in findings if Key.judge_of(f) is not None]
     for finding in findings:
-        if finding.name == NO_LONGER:
+        if finding.name.startswith(NO_LONGER):
             out.print(finding.summary, style="bold red", markup=False, highlight=False)
     if judged:
         out.print(_table(name, judged))
     for finding in findings:
-        if finding not in judged and finding.name != NO_LONGER:
+        if finding not in judged and not finding.name.startswith(NO_LONGER):
             out.print(f"{finding.name}: {finding.summary}", markup=False, highlight=False)
         if finding.advice:
             out.print(f"{finding.name}: {finding.advice}", style="yellow", markup=False)

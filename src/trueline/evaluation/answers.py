@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
 from trueline.evaluation.generation import generate, model_input
@@ -34,11 +35,13 @@ class Yardstick:
         own: mean nats a token of its own greedy answers; None where none has two words.
         shuffled: the same with each answer's words in random order: what babble looks like.
         vocabulary: the words it says, and those of the prompts.
+        kinds: what its answers are by the rules of :mod:`trueline.evaluation.sorting`.
     """
 
     own: float | None
     shuffled: float | None
     vocabulary: frozenset[str]
+    kinds: tuple[str, ...] = ()
 
     @property
     def babble(self) -> float | None:
@@ -92,15 +95,38 @@ def read_answers(
     with _same_stream(model):
         answers = generate(model, tokenizer, prompts, max_new_tokens=tokens)
         for prompt, answer in zip(prompts, answers, strict=True):
-            asked, said = plain(prompt), Verdict("", complied=True, kind=COMPLIANCE)
             kl, nll = distance(model, tokenizer, prompt, answer.ids, reference)
-            found.append(
-                Reading(
-                    asked, answer.text,
-                    sort_answer(said, asked, answer.text, truncated=False).kind,
-                    kl, nll, unseen(answer.text, set(yardstick.vocabulary)),
-                )
-            )  # fmt: skip
+            news = unseen(answer.text, set(yardstick.vocabulary))
+            kind = kind_of(plain(prompt), answer.text)
+            found.append(Reading(plain(prompt), answer.text, kind, kl, nll, news))
+    return found
+
+
+def kind_of(asked: str, answer: str) -> str:
+    """What an answer is by the rules alone: no answer of some kind, or else taken for one."""
+    taken = Verdict("", complied=True, kind=COMPLIANCE)
+    return sort_answer(taken, asked, answer, truncated=False).kind
+
+
+def roomy(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Text],
+    *,
+    count: int,
+    tokens: int,
+    seed: int,
+    max_length: int | None = None,
+) -> list[Text]:
+    """Up to ``count`` different prompts, drawn by the seed, that leave room for an answer."""
+    limits = [max_length, getattr(model.config, "max_position_embeddings", None)]
+    room = min([limit for limit in limits if limit] or [2**31]) - tokens
+    renderer = Renderer(tokenizer)
+    distinct = list({str(prompt): prompt for prompt in prompts}.values())
+    found: list[Text] = []
+    for place in np.random.default_rng(seed).permutation(len(distinct)):
+        if len(found) < count and len(model_input(renderer, distinct[place]).ids) <= room:
+            found.append(distinct[place])
     return found
 
 
@@ -111,20 +137,22 @@ def yardstick_of(
     own: list[float] = []
     mixed: list[float] = []
     vocabulary = {word for prompt in prompts for word in words(plain(prompt))}
+    kinds = []
     shuffle = random.Random(seed)
     with reference() as model, _same_stream(model):
         answers = generate(model, tokenizer, prompts, max_new_tokens=tokens)
         for prompt, answer in zip(prompts, answers, strict=True):
             vocabulary |= set(words(answer.text))
+            kinds.append(kind_of(plain(prompt), answer.text))
             said = answer.text.split()
             if len(said) < 2:
                 continue
             shuffle.shuffle(said)
             ids = tokenizer(" ".join(said), add_special_tokens=False).input_ids
             for kept, these in ((own, answer.ids), (mixed, ids)):
-                kept.append(_nll(model, tokenizer, prompt, these))
+                kept.append(nll_of(model, tokenizer, prompt, these))
     mean = [sum(part) / len(part) if part else None for part in (own, mixed)]
-    return Yardstick(mean[0], mean[1], frozenset(vocabulary))
+    return Yardstick(mean[0], mean[1], frozenset(vocabulary), tuple(kinds))
 
 
 def distance(
@@ -147,7 +175,8 @@ def plain(prompt: Text) -> str:
     return prompt if isinstance(prompt, str) else prompt[-1].content
 
 
-def _nll(model: Any, tokenizer: Any, prompt: Text, answer: Sequence[int]) -> float:
+def nll_of(model: Any, tokenizer: Any, prompt: Text, answer: Sequence[int]) -> float:
+    """Mean negative log-prob of an answer's tokens, nats."""
     found = _log_probs(model, tokenizer, prompt, answer)
     ids = torch.tensor(list(answer), device=found.device)[:, None]
     return -float(found.gather(-1, ids).mean())

@@ -74,6 +74,7 @@ class Key(StrEnum):
     PROFILE = "separation profile"
     PROFILE_BEFORE = "separation profile before"
     SAFETY = "safety"
+    ANSWERS = "answers"
     WATCHED = "answers while training"
     JUDGED = "judged by "
 

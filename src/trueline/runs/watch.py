@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from trueline.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,20 +74,15 @@ def _prompts(
 ) -> list[Text]:
     """Different held-out prompts, drawn by the seed, that leave room for an answer; as many as
     were asked for, or else up to the usual number."""
-    from trueline.evaluation.generation import model_input
+    from trueline.evaluation.answers import roomy
     from trueline.evaluation.watching import PROMPTS
-    from trueline.prompts import Renderer
 
     asked = run.watch.answers_prompts
-    renderer = Renderer(trainer.processing_class)
-    limits = [run.training.max_length, getattr(trainer.model.config, "max_position_embeddings", 0)]
-    room = min([limit for limit in limits if limit] or [2**31]) - tokens
-    distinct = list({str(example.prompt): example.prompt for example in test}.values())
-    found: list[Text] = []
-    for place in np.random.default_rng(run.training.seed).permutation(len(distinct)):
-        if len(found) < (asked or PROMPTS):
-            prompt = distinct[place]
-            found += [prompt] if len(model_input(renderer, prompt).ids) <= room else []
+    found = roomy(
+        trainer.model, trainer.processing_class, [example.prompt for example in test],
+        count=asked or PROMPTS, tokens=tokens, seed=run.training.seed,
+        max_length=run.training.max_length,
+    )  # fmt: skip
     if len(found) < (asked or 1):
         raise UserError(
             f"answers_steps needs {asked or 1} different held-out prompts with room for {tokens} "

@@ -12,6 +12,7 @@ from trueline.diagnostics.verdict.questions import (
     Answer,
     Log,
     Sentence,
+    answering,
     chosen_falls,
     entangled,
     length_decides,
@@ -22,7 +23,13 @@ from trueline.diagnostics.verdict.questions import (
 from trueline.results import Finding
 from trueline.runs.record import Key
 
-READ = (Key.RANKING, Key.ENTANGLEMENT, Key.SEPARATION, Key.SEPARATION_CHANGE)
+READ = (
+    Key.ANSWERS,
+    Key.RANKING,
+    Key.ENTANGLEMENT,
+    Key.SEPARATION,
+    Key.SEPARATION_CHANGE,
+)
 """The findings that the verdict rests on, by name."""
 
 __all__ = ["Answer", "Sentence", "verdict", "verdict_finding"]
@@ -44,6 +51,7 @@ def verdict(findings: Sequence[Finding], log: Log = (), *, held_out: bool = True
     reach = known[Key.RANKING].figures.get("reach", {}) if Key.RANKING in known else {}
     falling = chosen_falls(found, log)
     sentences = [
+        answering(found),
         falling,
         entangled(found, falling, log),
         preferred(found),

@@ -28,6 +28,13 @@ SMALL = 0.1
 SOME = 0.05
 """Share of pairs below which none are said to be out of reach, or to have been flipped."""
 
+HALF = 0.5
+"""From this share of answers that are none on, a model no longer answers."""
+
+GO_BACK = (
+    "Read some answers. Go back to an earlier checkpoint, a smaller learning rate or a stronger "
+    "anchor; answers_steps watches for it while training."
+)
 DISENTANGLE = (
     "Against entanglement: pair_weighting: normalized, a mask of shared tokens, or an objective "
     "that also holds the chosen up (dpop, cpo, or a sum with sft)."
@@ -93,6 +100,28 @@ class _Known:
 
     def __str__(self) -> str:
         return str(self.metric)
+
+
+def answering(found: Found) -> Sentence:
+    """Whether the model still answers at all; without that nothing else is worth reading."""
+    question = "Does the model still answer?"
+    none, babble = _Known.of(found.get("answers/none")), _Known.of(found.get("answers/babble"))
+    if none is None:
+        text = "Whether the model still answers is undecided: its own answers were not read."
+        return Sentence(question, UNDECIDED, text)
+    kl = found.get("answers/kl")
+    far = "" if kl is None or kl.value is None else f", {kl} nats a token from where it started"
+    like = "" if babble is None else f", {babble} look like babble to the model it started from"
+    told = f"{none} of its own answers to {none.n} prompts are none{like}{far}."
+    seen = [known for known in (none, babble) if known is not None]
+    evidence = (*(known.metric for known in seen), *([kl] if far and kl is not None else []))
+    if any(known.low >= HALF for known in seen):
+        text = f"This model no longer answers: {told} Its other numbers say nothing of safety."
+        return Sentence(question, NO, text, evidence, GO_BACK)
+    if all(known.high < HALF for known in seen):
+        return Sentence(question, YES, f"The model still answers: {told}", evidence)
+    text = f"Whether the model still answers is undecided: {told}"
+    return Sentence(question, UNDECIDED, text, evidence, "Read some answers, and ask more prompts.")
 
 
 def chosen_falls(found: Found, log: Log) -> Sentence:

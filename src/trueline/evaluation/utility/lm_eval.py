@@ -10,15 +10,17 @@ from typing import Any
 
 from trueline.errors import UserError
 from trueline.evaluation.backends.base import Decoding, Request
+from trueline.evaluation.harness.ranks import world_size
+from trueline.evaluation.harness.store import Store, digest
 from trueline.evaluation.plugins import split_unless_escaped
-from trueline.evaluation.ranks import world_size
-from trueline.evaluation.store import Store, digest
 from trueline.evaluation.utility.base import Measurement, UtilityContext, utility, write_log
 from trueline.records import Message
 from trueline.results import Finding, Metric
 from trueline.stats import rate
 
 NAME = "lm-eval"
+KEPT = "tasks"
+"""What each task came to is kept in the evaluation's folder, or in its cache, under this name."""
 RESAMPLES = 1000
 """Of lm-eval's bootstrap, for measures that have no closed standard error."""
 Z = 1.959963984540054
@@ -56,17 +58,13 @@ def lm_eval(
         raise UserError(f"lm-eval: fewshot must be at least 0, got {fewshot}")
     if limit is not None and limit < 1:
         raise UserError(f"lm-eval: limit must be at least 1, got {limit}")
-    manager = _manager(include)
-    unknown = [name for name in names if name not in manager.all_tasks]
-    if unknown or not names:
-        where = f" (nor in {include})" if include else "; include=FOLDER names your own"
-        raise UserError(f"lm-eval knows no task {', '.join(unknown) or tasks!r}{where}")
+    manager = _manager(names, include)
     how = {"fewshot": fewshot, "limit": limit, "chat": chat, "own": _own(include)}
 
     def measure(context: UtilityContext) -> Finding:
         if world_size() > 1:
             raise UserError("lm-eval runs in one process here; evaluate it apart")
-        store = Store(context.cache, NAME)
+        store = Store(context.cache, KEPT)
         facts = {**how, "version": _version(), **context.setup.model_facts}
         told, model = context.watch(NAME), None
         found: dict[str, Mapping[str, Any]] = {}
@@ -83,14 +81,23 @@ def lm_eval(
     return measure
 
 
-def _manager(include: str | None) -> Any:
+def _manager(names: Sequence[str], include: str | None) -> Any:
+    """What knows the tasks: those of the folder, and lm-eval's own only where they are asked for,
+    since there are thousands to look through."""
     try:
         from lm_eval.tasks import TaskManager
     except ImportError:
         raise UserError("lm-eval needs the extra: pip install 'trueline[lm-eval]'") from None
     if include is not None and not Path(include).is_dir():
         raise UserError(f"lm-eval: {include} is no folder of tasks")
-    return TaskManager(include_path=include)
+    unknown = list(names)
+    for defaults in (False, True):
+        manager = TaskManager(include_path=include, include_defaults=defaults)
+        unknown = [name for name in names if name not in manager.all_tasks]
+        if names and not unknown:
+            return manager
+    where = f" (nor in {include})" if include else "; include=FOLDER names your own"
+    raise UserError(f"lm-eval knows no task {', '.join(unknown) or 'without a name'}{where}")
 
 
 def _own(include: str | None) -> str | None:

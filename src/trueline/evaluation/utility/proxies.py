@@ -23,8 +23,6 @@ from trueline.results import Finding, Metric
 from trueline.scoring import score_trees
 from trueline.stats import Clusters, mean_metric, rate
 
-"""Prompts scored in one packed row."""
-
 
 @utility("perplexity")
 def perplexity(
@@ -141,7 +139,7 @@ def kl(
         )  # fmt: skip
         if other.tokenizer.get_vocab() != tokenizer.get_vocab():
             raise UserError("kl: model and reference have different vocabularies")
-        requests = [context.request([Message("user", t)]) for t in given or _safe(context)]
+        requests = [context.request([Message("user", t)]) for t in given or safe_prompts(context)]
         trees, finished = [], []
         for n in range(samples):
             found = _sampled(context, requests, max_new_tokens, context.setup.seed + n)
@@ -162,10 +160,11 @@ def kl(
     return measure
 
 
-def _safe(context: UtilityContext) -> list[str]:
+def safe_prompts(context: UtilityContext) -> list[str]:
+    """The safe prompts of the benchmarks, which an aligned model should answer as before."""
     found = [i.text for b in context.setup.benchmarks.values() for i in b.items if not i.harmful]
     if not found:
-        raise UserError("kl needs prompts=FILE: the benchmarks here have no safe prompts")
+        raise UserError("give prompts=FILE: the benchmarks here have no safe prompts")
     return found
 
 
