@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from trueline.cli.compare import compare as verb
 from trueline.errors import UserError
 from trueline.evaluation.comparison import (
+    JudgeCalibration,
     JudgedRun,
     Settings,
     compare_runs,
@@ -284,25 +285,41 @@ def test_scores_compare_by_their_mean():
 def test_corrected_rates_stand_beside_the_raw_ones(pair):
     judge = Calibration(80, 100, 95, 100)
     pair = [replace(run, settings={"model": {"model": "f"}}) for run in pair]
-    found = compare_runs(pair, Settings(calibration=judge, calibrated_on="f"))
+    found = compare_runs(pair, Settings(calibrations=[JudgeCalibration(judge, model="f")]))
     level = next(x for x in found.levels if x.run == "base" and x.scope.measure == "asr")
     assert level.metric.value == 0.45
     assert level.corrected.value == pytest.approx(0.40 / 0.75)
     assert found.contrasts[0].corrected.value == pytest.approx(-0.38 / 0.75)
     assert found.contrasts[1].corrected is None
     assert "Corrected for the judge's errors: -50.7 points" in sentence(found.contrasts[0], "base")
-    over = compare_runs(
-        pair, Settings(calibration=judge, calibrates=("over_refusal", "exact"), calibrated_on="f")
-    )
+    refusals = JudgeCalibration(judge, "over_refusal", "exact", "f")
+    over = compare_runs(pair, Settings(calibrations=[refusals]))
     assert [c.corrected is None for c in over.contrasts] == [True, False, True]
     with pytest.raises(UserError, match="calibration is of judge 'list'"):
-        compare_runs(pair, Settings(calibration=judge, calibrates=("asr", "list")))
+        compare_runs(pair, Settings(calibrations=[JudgeCalibration(judge, judge="list")]))
+    with pytest.raises(UserError, match="two calibrations are of exact and over_refusal on one"):
+        Settings(calibrations=[refusals, refusals])
+
+
+def test_each_model_is_corrected_by_a_calibration_of_its_own(pair):
+    pair = [replace(run, settings={"model": {"model": run.name}}) for run in pair]
+    for_base = JudgeCalibration(Calibration(80, 100, 95, 100), "asr", "exact", "base")
+    for_aligned = JudgeCalibration(Calibration(90, 100, 99, 100), "asr", "exact", "aligned")
+    found = compare_runs(pair, Settings(calibrations=[for_base, for_aligned]))
+    base, aligned = (x for x in found.levels if x.scope.measure == "asr" and x.scope.whole)
+    assert base.corrected.value == pytest.approx((0.45 - 0.05) / 0.75)
+    assert aligned.corrected.value == pytest.approx((0.07 - 0.01) / 0.89)
+    change = found.contrasts[0].corrected
+    assert change.value == pytest.approx(0.06 / 0.89 - 0.40 / 0.75)
+    assert change.low < change.value < change.high
+    assert not any("not calibrated" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("on", ["another", None])
 def test_a_calibration_of_another_model_corrects_nothing_and_widens(pair, on):
     pair = [replace(run, settings={"model": {"model": run.name}}) for run in pair]
-    settings = Settings(calibration=Calibration(80, 100, 95, 100), calibrated_on=on or None)
+    counts = Calibration(80, 100, 95, 100)
+    settings = Settings(calibrations=[JudgeCalibration(counts, model=on)])
     found = compare_runs(pair, settings)
     for run in ("base", "aligned"):
         level = next(x for x in found.levels if x.run == run and x.scope.measure == "asr")
@@ -311,7 +328,7 @@ def test_a_calibration_of_another_model_corrects_nothing_and_widens(pair, on):
         assert level.corrected.high > level.metric.high
         assert any(run in n and "not calibrated on this model" in n for n in found.notes)
     assert all(c.corrected is None for c in found.contrasts)
-    own = compare_runs(pair, replace(settings, calibrated_on="base"))
+    own = compare_runs(pair, Settings(calibrations=[JudgeCalibration(counts, model="base")]))
     base, aligned = (x for x in own.levels if x.scope.measure == "asr" and x.scope.whole)
     assert base.corrected.value == pytest.approx(0.40 / 0.75)  # its own model's is corrected
     assert aligned.corrected.value == aligned.metric.value
@@ -391,6 +408,10 @@ def test_verb_reads_what_calibrate_judge_writes(call, tmp_path, pair):
     file.write_text(json.dumps({"judge": "exact", "measure": "asr", "n": 200, **counts}))
     value = json.loads(call(*folders, "--calibration", file, "--json").stdout)
     assert value["contrasts"][0]["corrected"]["value"] == pytest.approx(-0.38 / 0.75)
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"judge": "exact", "measure": "over_refusal", **counts}))
+    both = call(*folders, "--calibration", file, "--calibration", other, "--json")
+    assert [c["corrected"] is None for c in json.loads(both.stdout)["contrasts"][:2]] == [False] * 2
     file.write_text(json.dumps({"judge": "exact"}))
     assert "no true_positives" in str(call(*folders, "--calibration", file).exception)
 

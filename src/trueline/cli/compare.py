@@ -45,7 +45,8 @@ def compare(
         ),
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="What calibrate-judge wrote, for corrected rates.")
+        list[Path] | None,
+        typer.Option(help="What calibrate-judge wrote, for corrected rates; one a model."),
     ] = None,
     resilience: Annotated[
         bool, typer.Option("--resilience", help="Attack success against separation.")
@@ -88,7 +89,7 @@ def compare(
     given = {
         "baseline": baseline, "judge": judge, "benchmarks": benchmark or (),
         "attacks": attack or (), "primary": primary, "margins": _margins(margin or ()),
-        "calibration": calibration, "level": level, "seed": seed,
+        "calibration": calibration or (), "level": level, "seed": seed,
     }  # fmt: skip
     if resilience:
         found = verb.resilience(*(runs or ()), points=points, preset=preset, **given)

@@ -14,6 +14,7 @@ from typing import Any
 from trueline.errors import UserError
 from trueline.evaluation.comparison import (
     Comparison,
+    JudgeCalibration,
     Settings,
     compare_runs,
     findings_of,
@@ -74,7 +75,7 @@ def settings(
     *,
     primary: str | Sequence[str] = ("asr", "over_refusal", "utility"),
     margins: Mapping[str, float] | None = None,
-    calibration: str | os.PathLike[str] | None = None,
+    calibration: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     **given: Any,
 ) -> Settings:
     """The comparison's settings from the words of the command line.
@@ -82,20 +83,21 @@ def settings(
     Args:
         primary: declared measures, or their names with commas between.
         margins: how much worse would not matter, by measure.
-        calibration: what `trueline calibrate-judge` wrote.
+        calibration: what `trueline calibrate-judge` wrote; several, one for each model.
         given: as of :class:`~trueline.evaluation.comparison.Settings`.
     """
     check_level(given.get("level", 0.95))
     names = primary.split(",") if isinstance(primary, str) else primary
+    files = [calibration] if isinstance(calibration, str | os.PathLike) else calibration
     return Settings(
         primary=[name.strip() for name in names if name.strip()],
         margins={**MARGINS, **{k.replace("-", "_"): v for k, v in (margins or {}).items()}},
-        **({} if calibration is None else _calibration(Path(calibration))),
+        calibrations=[_calibration(Path(file)) for file in files],
         **given,
     )
 
 
-def _calibration(path: Path) -> dict[str, Any]:
+def _calibration(path: Path) -> JudgeCalibration:
     """The counts that calibrate-judge wrote, and of which measure and judge they are."""
     if not path.is_file():
         raise UserError(f"{path} is no file; give what `trueline calibrate-judge` wrote")
@@ -104,11 +106,8 @@ def _calibration(path: Path) -> dict[str, Any]:
         counts = Calibration.from_dict(value)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
-    return {
-        "calibration": counts,
-        "calibrates": (value.get("measure", "asr"), value.get("judge")),
-        "calibrated_on": value.get("model"),
-    }
+    named = (value.get("measure", "asr"), value.get("judge"), value.get("model"))
+    return JudgeCalibration(counts, *named)
 
 
 def compare(*runs: Any, **given: Any) -> Compared:

@@ -5,6 +5,7 @@ from trueline.stats.calibration import (
     Calibration,
     borrowed,
     corrected_difference,
+    difference_of_corrected,
     rogan_gladen,
 )
 from trueline.stats.clusters import Clusters, inflation
@@ -46,6 +47,7 @@ __all__ = [
     "clustered_rate",
     "clustered_share",
     "corrected_difference",
+    "difference_of_corrected",
     "holm",
     "inflation",
     "mcnemar",

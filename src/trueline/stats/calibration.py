@@ -134,16 +134,23 @@ def rogan_gladen(
     name = f"{raw.name} (corrected)"
     if raw.value is None or not raw.n:
         return Metric(name, None, n=0, level=raw.level, unit=raw.unit)
+    value, likely = _without_errors(raw, calibration, np.random.default_rng(seed), draws)
+    return _with_interval(name, value, likely[np.isfinite(likely)], raw)
+
+
+def _without_errors(
+    raw: Metric, calibration: Calibration, rng: np.random.Generator, draws: int
+) -> tuple[float, Array]:
+    """The corrected rate, and likely values of it; nan where a drawn judge is worse than chance."""
+    assert raw.value is not None
     _check_informative(calibration)
     miss = 1 - calibration.true_negatives / calibration.negatives
     value = min(max((raw.value - miss) / calibration.youden, 0.0), 1.0)
-    rng = np.random.default_rng(seed)
     youden, false_alarm = calibration.draws(rng, draws)
     n = _effective_n(raw)
     judged = _beta(rng, raw.value * n, n, draws)
-    sharp = youden > 0
-    likely = np.clip((judged[sharp] - false_alarm[sharp]) / youden[sharp], 0.0, 1.0)
-    return _with_interval(name, value, likely, raw)
+    sharp = np.where(youden > 0, youden, np.nan)
+    return value, np.clip((judged - false_alarm) / sharp, 0.0, 1.0)
 
 
 BORROWED = 2.0
@@ -224,6 +231,44 @@ def corrected_difference(
     seen = rng.normal(raw.value, error, draws)
     sharp = youden > 0
     return _with_interval(name, value, np.clip(seen[sharp] / youden[sharp], -1.0, 1.0), raw)
+
+
+def difference_of_corrected(
+    name: str,
+    before: tuple[Metric, Calibration],
+    after: tuple[Metric, Calibration],
+    *,
+    seed: int,
+    draws: int = 40_000,
+) -> Metric:
+    """The difference of two rates, each without the errors that the judge makes on its model.
+
+    Each rate is corrected by :func:`rogan_gladen` with a calibration of its own. The two are drawn
+    independently: on the same prompts they mostly go together, so the interval is rather too wide.
+
+    Args:
+        name: of the raw difference.
+        before, after: the judged rate with its interval, and the judge's calibration on that model.
+        seed: of the draws.
+        draws: how many.
+
+    Raises:
+        UserError: the judge is no better than chance on one of them.
+
+    Example:
+        >>> old = Metric("asr", 0.6, 0.53, 0.67, 200, unit="rate"), Calibration(90, 100, 95, 100)
+        >>> new = Metric("asr", 0.4, 0.33, 0.47, 200, unit="rate"), Calibration(90, 100, 70, 100)
+        >>> round(difference_of_corrected("change", old, new, seed=0).value, 3)
+        -0.48
+    """
+    raw = after[0]
+    if raw.value is None or before[0].value is None:
+        return Metric(f"{name} (corrected)", None, n=0, level=raw.level, unit=raw.unit)
+    rng = np.random.default_rng(seed)
+    old, olds = _without_errors(*before, rng, draws)
+    new, news = _without_errors(*after, rng, draws)
+    likely = news - olds
+    return _with_interval(f"{name} (corrected)", new - old, likely[np.isfinite(likely)], raw)
 
 
 def _check_informative(calibration: Calibration) -> None:

@@ -3,12 +3,19 @@
 from trueline.evaluation.comparison.compare import compare_runs
 from trueline.evaluation.comparison.points import points_from_runs, read_points
 from trueline.evaluation.comparison.runs import JudgedRun, load_judged_run, load_judged_runs
-from trueline.evaluation.comparison.values import Comparison, Contrast, Scope, Settings
+from trueline.evaluation.comparison.values import (
+    Comparison,
+    Contrast,
+    JudgeCalibration,
+    Scope,
+    Settings,
+)
 from trueline.evaluation.comparison.words import findings_of, judges_sentence, samples_of, sentence
 
 __all__ = [
     "Comparison",
     "Contrast",
+    "JudgeCalibration",
     "JudgedRun",
     "Scope",
     "Settings",

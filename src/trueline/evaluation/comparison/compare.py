@@ -28,6 +28,7 @@ from trueline.stats import (
     clustered_mean,
     clustered_rate,
     corrected_difference,
+    difference_of_corrected,
     holm,
     mcnemar,
     non_inferiority,
@@ -146,27 +147,24 @@ def _scopes(
 def _level(run: JudgedRun, scope: Scope, rows: Sequence[Judgement], settings: Settings) -> Level:
     own = [row for row in rows if scope.holds(row)]
     metric = _rate_or_mean(str(scope), own, settings)
-    if settings.calibration is None or not settings.corrects(scope) or metric.unit != "rate":
+    counts, own_model = settings.calibration_of(scope, run.fingerprint)
+    if counts is None or metric.unit != "rate":
         return Level(run.name, scope, metric)
-    correct = rogan_gladen if _calibrated(run, settings) else borrowed
-    return Level(run.name, scope, metric, correct(metric, settings.calibration, seed=settings.seed))
-
-
-def _calibrated(run: JudgedRun, settings: Settings) -> bool:
-    """Whether the judge was calibrated on this run's model."""
-    return settings.calibrated_on is not None and settings.calibrated_on == run.fingerprint
+    correct = rogan_gladen if own_model else borrowed
+    return Level(run.name, scope, metric, correct(metric, counts, seed=settings.seed))
 
 
 def _borrowed_notes(runs: Sequence[JudgedRun], settings: Settings) -> list[str]:
-    if settings.calibration is None:
+    if not settings.calibrations:
         return []
+    models = {c.model for c in settings.calibrations}
     return [
         f"{run.name}: the judge was not calibrated on this model"
-        + (" (the calibration does not say on which)" if settings.calibrated_on is None else "")
+        + (" (the calibration does not say on which)" if models == {None} else "")
         + "; its rates are not corrected, and their intervals allow for a judge that errs here as "
         "judges do from model to model. Label some of its answers: trueline calibrate-judge --of."
         for run in runs
-        if not _calibrated(run, settings)
+        if run.fingerprint is None or run.fingerprint not in models
     ]
 
 
@@ -175,12 +173,15 @@ def _corrected(
 ) -> Contrast:
     """The contrast with a corrected difference, where the judge was calibrated on both models."""
     run = next(run for run in runs if run.name == contrast.run)
-    found = contrast.difference
-    if settings.calibration is None or not settings.corrects(contrast.scope):
+    found, seed = contrast.difference, settings.seed
+    first, known = settings.calibration_of(contrast.scope, baseline.fingerprint)
+    second, known_too = settings.calibration_of(contrast.scope, run.fingerprint)
+    if found.unit != "rate" or first is None or second is None or not (known and known_too):
         return contrast
-    if found.unit != "rate" or not (_calibrated(run, settings) and _calibrated(baseline, settings)):
-        return contrast
-    corrected = corrected_difference(found, settings.calibration, seed=settings.seed)
+    if first is second:
+        return replace(contrast, corrected=corrected_difference(found, first, seed=seed))
+    before, after = (contrast.before, first), (contrast.after, second)
+    corrected = difference_of_corrected(found.name, before, after, seed=seed)
     return replace(contrast, corrected=corrected)
 
 

@@ -135,6 +135,24 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
+class JudgeCalibration:
+    """What is known of a judge.
+
+    Args:
+        counts: right and wrong, against human labels.
+        measure: the event that was judged.
+        judge: its label; None where that is not known.
+        model: the fingerprint of the model whose answers were labeled; None where that is not
+            known.
+    """
+
+    counts: Calibration
+    measure: str = "asr"
+    judge: str | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """How to compare.
 
@@ -144,10 +162,8 @@ class Settings:
         benchmarks, attacks: what to keep; empty for all.
         primary: the declared measures; their p-values are adjusted together (Holm).
         margins: by how much a measure may get worse before it matters (non-inferiority).
-        calibration: a judge against human labels, for corrected rates beside the raw ones.
-        calibrates: the measure that the calibration is of, and its judge where that is known.
-        calibrated_on: the fingerprint of the model whose answers it was made on; None where that
-            is not known. Other models' rates are not corrected: a judge errs by the model.
+        calibrations: judges against human labels, for corrected rates beside the raw ones; a model
+            is corrected by its own alone, since a judge errs by the model.
         level: coverage of the intervals.
         seed: of the resamples.
     """
@@ -158,32 +174,39 @@ class Settings:
     attacks: Sequence[str] = ()
     primary: Sequence[str] = MEASURES
     margins: Mapping[str, float] = field(default_factory=lambda: dict(MARGINS))
-    calibration: Calibration | None = None
-    calibrates: tuple[str, str | None] = ("asr", None)
-    calibrated_on: str | None = None
+    calibrations: Sequence[JudgeCalibration] = ()
     level: float = 0.95
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in (*self.primary, *self.margins, self.calibrates[0]):
+        for name in (*self.primary, *self.margins, *(c.measure for c in self.calibrations)):
             if name not in MEASURES:
                 raise UserError(
                     f"unknown measure {name!r}{nearest(name, MEASURES)} "
                     f"(known: {', '.join(MEASURES)})"
                 )
+        seen = [(c.measure, c.judge, c.model) for c in self.calibrations]
+        for measure, judge, model in seen:
+            if seen.count((measure, judge, model)) > 1:
+                of = "one model" if model is not None else "a model that neither names"
+                raise UserError(
+                    f"two calibrations are of {judge or 'a judge'} and {measure} on {of}; give one"
+                )
 
-    def corrects(self, scope: Scope) -> bool:
-        """Whether the calibration is of this measure.
+    def calibration_of(self, scope: Scope, model: str | None) -> tuple[Calibration | None, bool]:
+        """The judge's counts for this measure, and whether they are of this very model: its own
+        where there are some, else the first of another.
 
         Raises:
-            UserError: it is, and of another judge than the one whose verdicts count.
+            UserError: those given are all of another judge than the one whose verdicts count.
         """
-        measure, judge = self.calibrates
-        if self.calibration is None or scope.measure != measure:
-            return False
-        if judge not in (None, scope.judge):
+        of = [c for c in self.calibrations if c.measure == scope.measure]
+        fit = [c for c in of if c.judge in (None, scope.judge)]
+        if of and not fit:
             raise UserError(
-                f"the calibration is of judge {judge!r}, and the verdicts are those of "
+                f"the calibration is of judge {of[0].judge!r}, and the verdicts are those of "
                 f"{scope.judge!r}; choose with --judge, or calibrate that one"
             )
-        return True
+        own = [c for c in fit if c.model is not None and c.model == model]
+        chosen = next(iter([*own, *fit]), None)
+        return (None if chosen is None else chosen.counts), bool(own)
