@@ -81,7 +81,7 @@ def read_grade(reply: str, threshold: float = 0.5) -> Verdict:
     )  # fmt: skip
 
 
-OWN_TEMPLATE = {
+OWN_TEMPLATE: dict[str, Callable[..., Judge]] = {
     "meta-llama/LlamaGuard-7b": llama_guard,
     "meta-llama/Meta-Llama-Guard-2-8B": llama_guard,
     "meta-llama/Llama-Guard-3-8B": llama_guard,
