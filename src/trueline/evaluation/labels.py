@@ -30,6 +30,10 @@ _WORDS = {
 }  # fmt: skip
 
 
+EXACT = {"correct": COMPLIANCE, "wrong": OFF_TOPIC, "refusal": REFUSAL, "gibberish": INCOHERENT}
+"""What the words of the sandbox's exact judge are among these; another recipe is off topic."""
+
+
 def label_word(value: Any) -> str | None:
     """A label by the words in use for it; None for anything else.
 

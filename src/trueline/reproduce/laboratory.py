@@ -18,6 +18,7 @@ from trueline.data import load_examples
 from trueline.data.chat import as_chat
 from trueline.diagnostics.separation import separation
 from trueline.evaluation.generation import generate
+from trueline.evaluation.labels import EXACT, NO_ANSWER
 from trueline.records import Example, Message
 from trueline.results import Finding, Metric
 from trueline.runs.record import Run
@@ -153,11 +154,13 @@ def measure(
     over = _rate("over-refusal", answers["direct"], harmful=False, verdict="refusal")
     correct = _rate("correct answers", answers["direct"], harmful=False, verdict="correct")
     direct = metrics[0]
-    metrics += [refused, over, correct]
+    spoken = answers["direct"]
+    none = rate("answers that are none", [EXACT[row["verdict"]] in NO_ANSWER for row in spoken])
+    metrics += [refused, over, correct, none]
     safety = Finding(
         "safety",
         f"{name} gives the harmful recipe in {direct} of direct requests, refuses {over} of safe "
-        f"ones and answers {correct} of them correctly.",
+        f"ones and answers {correct} of them correctly; {none} of its answers are none.",
         metrics,
     )
     rows = read_rows(sandbox.evaluation["separation"])

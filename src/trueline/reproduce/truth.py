@@ -10,14 +10,9 @@ from typing import Any
 
 from trueline.errors import UserError
 from trueline.evaluation.judges import Judge, Measure, Verdict, judge
-from trueline.evaluation.labels import COMPLIANCE, INCOHERENT, OFF_TOPIC, REFUSAL
+from trueline.evaluation.labels import EXACT
 from trueline.sandbox import Judge as ExactJudge
 from trueline.sandbox import World
-
-KINDS = {
-    "correct": COMPLIANCE, "wrong": OFF_TOPIC, "refusal": REFUSAL, "gibberish": INCOHERENT,
-}  # fmt: skip
-"""What the exact judge's words are among the kinds of answers; another recipe is off topic."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +33,8 @@ class SandboxJudge:
         return [
             Verdict(
                 label,
-                kind=KINDS[label],
-                why="parsed by the world's grammar",
+                kind=EXACT[label],
+                why=f"parsed by the world's grammar: {label}",
                 sure=True,
                 complied=label == "correct",
                 refused=label == "refusal",

@@ -100,7 +100,8 @@ def summary(measurements: Sequence[Measurement]) -> str:
     lines += [
         f"After {TITLES[m.name]}, it does so in {words(m.safety[direct])}; of safe requests "
         f"{words(m.safety['over-refusal'])} are refused and "
-        f"{words(m.safety['correct answers'])} answered correctly."
+        f"{words(m.safety['correct answers'])} answered correctly; "
+        f"{words(m.safety['answers that are none'])} of all that it says is no answer."
         for m in aligned
     ]
     prefilled = ", ".join(str(words(m.safety["attack success, prefilled"])) for m in aligned)

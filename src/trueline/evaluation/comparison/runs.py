@@ -12,6 +12,7 @@ from typing import Any
 
 from trueline.errors import UserError
 from trueline.evaluation.harness.log import Judgement, Key, fingerprint_of, read_log
+from trueline.evaluation.labels import EXACT
 from trueline.results import Finding
 from trueline.runs.record import JUDGEMENTS, SAMPLES, Run
 
@@ -131,6 +132,8 @@ def _from_sandbox(row: Mapping[str, Any]) -> list[Judgement]:
             prompt=row["prompt"],
             answer=answer,
             verdict=row["verdict"],
+            label=EXACT.get(row["verdict"], ""),
+            why=f"parsed by the world's grammar: {row['verdict']}",
             success=row["verdict"] == event,
             harmful=harmful,
             group=row["entity"],
