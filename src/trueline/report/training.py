@@ -39,6 +39,16 @@ PANELS: tuple[tuple[str, str, tuple[tuple[str, str, Tone], ...]], ...] = (
     ),
     ("Cosine of chosen's and rejected's gradients", "cosine", (("entangle/cosine", "", "main"),)),
     ("KL from the reference", "nats", (("kl", "", "main"),)),
+    ("KL along its own answers", "nats a token", (("answers/kl", "", "main"),)),
+    (
+        "Its own answers, as the reference reads them",
+        "nats a token",
+        (
+            ("answers/reference_nll", "answers", "main"),
+            ("answers/babble_from", "babble from here on", "bad"),
+        ),
+    ),
+    ("Own answers that are none", "share", (("answers/none", "", "bad"),)),
     ("Effective sample size", "completions", (("weights/effective_sample_size", "", "main"),)),
     ("Gradient norm", "", (("grad_norm", "", "main"),)),
 )
