@@ -54,7 +54,6 @@ HOW = {
 
 def questions() -> dict[str, Any]:
     """A command for each question."""
-    import trueline.evaluation.question  # noqa: F401  (registers one)
     from trueline.cli.signature import command
     from trueline.runs.diagnose import every
 
