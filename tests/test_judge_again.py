@@ -15,7 +15,7 @@ from trueline.evaluation.harness.run import evaluate
 from trueline.evaluation.harness.setup import Setup
 from trueline.evaluation.harness.summarize import findings
 from trueline.evaluation.judges import JUDGES
-from trueline.runs.judge import judge
+from trueline.runs.judges import judge
 from trueline.runs.record import Key, Run
 
 ITEMS = [

@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     from trueline.logprobs import CompletionLogProbs, PairedLogProbs, UnpairedLogProbs
     from trueline.runs.align import align
     from trueline.runs.bound import bound
-    from trueline.runs.calibrate import calibrate_judge
     from trueline.runs.compare import compare
     from trueline.runs.demo import demo
     from trueline.runs.diagnose import diagnose
     from trueline.runs.evaluate import evaluate
-    from trueline.runs.judge import judge
+    from trueline.runs.judges import calibrate_judge, judge
     from trueline.runs.report import report
     from trueline.runs.reproduce import reproduce
     from trueline.runs.run import Run
@@ -41,12 +40,12 @@ _HOMES = {
     "UnpairedLogProbs": "trueline.logprobs",
     "align": "trueline.runs.align",
     "bound": "trueline.runs.bound",
-    "calibrate_judge": "trueline.runs.calibrate",
+    "calibrate_judge": "trueline.runs.judges",
     "compare": "trueline.runs.compare",
     "demo": "trueline.runs.demo",
     "diagnose": "trueline.runs.diagnose",
     "evaluate": "trueline.runs.evaluate",
-    "judge": "trueline.runs.judge",
+    "judge": "trueline.runs.judges",
     "load_examples": "trueline.data",
     "report": "trueline.runs.report",
     "reproduce": "trueline.runs.reproduce",

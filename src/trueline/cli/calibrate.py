@@ -13,7 +13,7 @@ from trueline.cli.common import Json, console, out, print_json
 if TYPE_CHECKING:
     from trueline.evaluation.calibrate import JudgeQuality
     from trueline.evaluation.fit import Fitted
-    from trueline.runs.calibrate import Made
+    from trueline.runs.judges import Made
 
 Many = list[str] | None
 

@@ -112,7 +112,7 @@ def judge(
     The new judges' rows and findings stand beside those that were there, with how far every two
     judges agree.
     """
-    from trueline.runs.judge import judge_run
+    from trueline.runs.judges import judge_run
 
     told = []
     for run in runs:

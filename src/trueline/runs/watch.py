@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from trueline.errors import UserError
@@ -14,21 +15,24 @@ if TYPE_CHECKING:
     from trueline.results import Finding
     from trueline.training import AlignmentTrainer
 
+DRAWN = 4096
+"""Prompts are drawn from so many held-out rows at most."""
 
-def check_watch(watch: WatchArguments, test: Sequence[Example] | None) -> None:
+
+def check_watch(watch: WatchArguments, test: Iterable[Example] | None) -> None:
     """There are held-out prompts to answer, before a model is loaded for them.
 
     Raises:
         UserError: there are none.
     """
-    if watch.answers_steps and not test:
+    if watch.answers_steps and test is None:
         raise UserError(
             "answers_steps answers held-out prompts, and there are none; set test_size (a share of "
             "the prompts) or eval_dataset_name, or leave it out"
         )
 
 
-def watch_answers(run: RunConfig, trainer: AlignmentTrainer, test: Sequence[Example]) -> None:
+def watch_answers(run: RunConfig, trainer: AlignmentTrainer, test: Iterable[Example]) -> None:
     """Have the trainer answer a few held-out prompts every so many steps.
 
     Raises:
@@ -70,16 +74,16 @@ def watched_findings(run: RunConfig, trainer: AlignmentTrainer) -> list[Finding]
 
 
 def _prompts(
-    run: RunConfig, trainer: AlignmentTrainer, test: Sequence[Example], tokens: int
+    run: RunConfig, trainer: AlignmentTrainer, test: Iterable[Example], tokens: int
 ) -> list[Text]:
     """Different held-out prompts, drawn by the seed, that leave room for an answer; as many as
     were asked for, or else up to the usual number."""
     from trueline.evaluation.answers import roomy
     from trueline.evaluation.watching import PROMPTS
 
-    asked = run.watch.answers_prompts
+    asked, rows = run.watch.answers_prompts, islice(test, DRAWN)
     found = roomy(
-        trainer.model, trainer.processing_class, [example.prompt for example in test],
+        trainer.model, trainer.processing_class, [example.prompt for example in rows],
         count=asked or PROMPTS, tokens=tokens, seed=run.training.seed,
         max_length=run.training.max_length,
     )  # fmt: skip

@@ -12,16 +12,17 @@ from trueline.evaluation.attacks.base import Attempt
 from trueline.evaluation.benchmarks.base import Item
 from trueline.evaluation.generation import Generation
 from trueline.evaluation.harness.cases import Case, Watch
-from trueline.evaluation.harness.judging import Judged, verdicts_of
+from trueline.evaluation.harness.judging import judge_answers
 from trueline.evaluation.harness.log import Judgement, read_judgements, read_log
 from trueline.evaluation.harness.run import Evaluation, append_rows, rows_of
 from trueline.evaluation.harness.store import Store
 from trueline.evaluation.judges.base import Judge
 from trueline.evaluation.judges.kldo import TwoStageJudge
+from trueline.evaluation.labels import FAILED
 from trueline.files import write_json
 from trueline.runs.record import JUDGEMENTS, SETTINGS
 
-Answered = tuple[Case, Generation, bool]
+Answered = tuple[Case, Generation]
 
 
 def judge_again(
@@ -54,13 +55,9 @@ def judge_again(
         if len(wanted) < len(answers):
             notes.append(f"{label} does not tell of {len(answers) - len(wanted)} answers here.")
         stores = {name: Store(folder, name) for name in ("replies", "verdicts")}
-        cases, said = [case for case, *_ in wanted], [answer for _, answer, _ in wanted]
-        verdicts = verdicts_of(label, judge, cases, said, stores, watch)
-        rows = [
-            row
-            for (case, answer, cut), verdict in zip(wanted, verdicts, strict=True)
-            for row in rows_of(label, judge, Judged(case, answer, verdict, cut))
-        ]
+        cases, said = [case for case, _ in wanted], [answer for _, answer in wanted]
+        judged = judge_answers(label, judge, cases, said, stores, watch)
+        rows = [row for one in judged for row in rows_of(label, judge, one)]
         append_rows(folder / JUDGEMENTS, rows)
     write_json(folder / SETTINGS, settings)
     return Evaluation(read_judgements(folder / JUDGEMENTS)[0], {}, notes)
@@ -111,5 +108,6 @@ def _answered(row: Judgement) -> Answered:
     )  # fmt: skip
     attempt = Attempt(str(told.get("asked", row.prompt)), prefill, told.get("attack_facts", {}))
     text = row.answer.removeprefix(prefill)
-    answer = Generation(text, 0, not row.truncated, prefill, row.answer)
-    return Case(row.benchmark, row.attack, item, attempt), answer, row.truncated
+    failed = row.why if row.label == FAILED else ""
+    answer = Generation(text, 0, not row.truncated, prefill, row.answer, failed=failed)
+    return Case(row.benchmark, row.attack, item, attempt), answer
