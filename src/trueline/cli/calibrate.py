@@ -70,7 +70,7 @@ def calibrate_judge(
     With --fit, make a judge from the labels: it is tested on each model, and on prompts, that it
     was not fitted to, beside the phrase judge, and used as `--judge learned=FILE`.
     """
-    from trueline.runs import calibrate as verb
+    from trueline.runs import judges as verb
 
     def told(note: str) -> None:
         console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
