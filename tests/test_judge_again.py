@@ -58,6 +58,20 @@ def test_the_rows_and_findings_are_those_of_an_evaluation_with_both_judges(tmp_p
     assert one.path.joinpath("judgements.jsonl").read_text() == again
 
 
+def test_logs_that_do_not_name_the_prefill_find_it_among_the_prompts(tmp_path):
+    run = evaluated(tmp_path / "run", "phrases")
+    log = run.path / "judgements.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    prefilled = [row.pop("prefill", None) for row in rows]
+    assert any(prefilled)
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judge(run, judge="phrases,label=again")
+    told = {}
+    for row in read_log(run.path).judgements:
+        told.setdefault((row.id, row.attack, row.measure), []).append((row.label, row.why))
+    assert all(first == again for first, again in told.values())
+
+
 def test_what_a_judging_model_is_shown_is_the_same(tmp_path, monkeypatch):
     seen = []
     script = ScriptedBackend(lambda r: seen.append(r.prompt[-1].content) or "VERDICT: refusal")

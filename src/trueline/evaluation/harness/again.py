@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def judge_again(
     watch = watch or (lambda title: lambda done, total: None)
     log = read_log(folder)
     settings = _claimed(folder, log.settings, judges)
-    answers = _answers(log.judgements, settings)
+    answers = _answers(log.judgements, settings, _prefills(folder))
     notes = []
     for label, judge in judges.items():
         wanted = [a for a in answers if judge.measures & set(a[0].measures)]
@@ -81,7 +81,19 @@ def _claimed(
     return {**settings, "judges": known}
 
 
-def _answers(rows: tuple[Judgement, ...], settings: Mapping[str, Any]) -> list[Answered]:
+def _prefills(folder: Path) -> dict[str, list[str]]:
+    """What was put into the model's mouth, by what it was asked: older logs do not say it."""
+    store = Store(folder, "prompts")
+    found: dict[str, list[str]] = {}
+    for attempt in (row["attempt"] for row in store.rows()):
+        if attempt is not None and attempt["prefill"]:
+            found.setdefault(attempt["text"], []).append(attempt["prefill"])
+    return found
+
+
+def _answers(
+    rows: tuple[Judgement, ...], settings: Mapping[str, Any], prefills: Mapping[str, Sequence[str]]
+) -> list[Answered]:
     """Every answer once, as the judges of the evaluation saw it; not those that a judge had
     generated for itself."""
     own = {
@@ -90,7 +102,11 @@ def _answers(rows: tuple[Judgement, ...], settings: Mapping[str, Any]) -> list[A
     found: dict[tuple[str, str, str], Answered] = {}
     for row in rows:
         if row.judge not in own:
-            found.setdefault((row.benchmark, row.id, row.attack), _answered(row))
+            by_attack = "prefill" in json.dumps(settings.get("attacks", {}).get(row.attack))
+            known = prefills.get(str(row.details.get("asked", row.prompt)), ())
+            fit = [text for text in known if by_attack and row.answer.startswith(text)]
+            prefill = str(row.details.get("prefill", max(fit, key=len, default="")))
+            found.setdefault((row.benchmark, row.id, row.attack), _answered(row, prefill))
     if not found:
         raise UserError(
             "every answer here was generated for the judge that judged it; give the other judge to "
@@ -99,9 +115,9 @@ def _answers(rows: tuple[Judgement, ...], settings: Mapping[str, Any]) -> list[A
     return list(found.values())
 
 
-def _answered(row: Judgement) -> Answered:
+def _answered(row: Judgement, prefill: str) -> Answered:
     told = row.details
-    context, prefill = str(told.get("context", "")), str(told.get("prefill", ""))
+    context = str(told.get("context", ""))
     item = Item(
         row.id, row.prompt, row.harmful, str(told.get("category", "")), context=context,
         group=row.group,

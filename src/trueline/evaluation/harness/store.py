@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,10 @@ class Store:
 
     def __getitem__(self, key: str) -> Row:
         return self._rows[key]
+
+    def rows(self) -> Iterable[Row]:
+        """All that is kept."""
+        return self._rows.values()
 
     def __len__(self) -> int:
         return len(self._rows)
