@@ -10,10 +10,10 @@ from typing import Any
 
 from trueline.errors import UserError
 from trueline.evaluation.backends.base import Decoding, Request
-from trueline.evaluation.harness.ranks import world_size
 from trueline.evaluation.harness.store import Store, digest
 from trueline.evaluation.plugins import split_unless_escaped
 from trueline.evaluation.utility.base import Measurement, UtilityContext, utility, write_log
+from trueline.processes import started
 from trueline.records import Message
 from trueline.results import Finding, Metric
 from trueline.stats import rate
@@ -62,7 +62,7 @@ def lm_eval(
     how = {"fewshot": fewshot, "limit": limit, "chat": chat, "own": _own(include)}
 
     def measure(context: UtilityContext) -> Finding:
-        if world_size() > 1:
+        if started() > 1:
             raise UserError("lm-eval runs in one process here; evaluate it apart")
         store = Store(context.cache, KEPT)
         facts = {**how, "version": _version(), **context.setup.model_facts}
