@@ -27,7 +27,8 @@ from trueline.config import (
     read_yaml,
 )
 from trueline.config.ranges import ELSEWHERE, RANGES, numeric_keys
-from trueline.errors import UserError
+from trueline.errors import Unfinished, UserError, built_from_options
+from trueline.runs.record import Run
 
 KEYS = {
     key: whole
@@ -102,6 +103,7 @@ RAISED = {
         "invalid start",
     ),
     "memory": (MemoryError(), 2, "error: out of memory"),
+    "no model": (Unfinished("no model was written to run"), 1, "error: no model was written"),
     "fault": (ZeroDivisionError("division by zero"), 70, "internal error: ZeroDivisionError"),
     "key": (KeyError("x"), 70, "please report it with /"),
     "names": (UserError("no file a\x1b[31m\nb\u202ec"), 2, "no file a\\x1b[31m\\nb\\u202ec"),
@@ -144,3 +146,35 @@ def test_numbers_that_are_good_are_taken():
     values = {"learning_rate": "5e-7", "max_steps": "-1", "seed": "0", "warmup_steps": "0.1"}
     run = load_run_config(None, {**values, "use_cpu": "true", "loss_type": "dpo"})
     assert math.isclose(run.training.learning_rate, 5e-7)
+
+
+def test_i14_a_model_that_is_not_there_is_exit_1(tmp_path, monkeypatch):
+    """What is said to be there is there; where DeepSpeed left pieces, how to put them together."""
+    made = trainer(tmp_path / "run")
+    monkeypatch.setattr(made, "_save", lambda *args, **how: None)
+    with pytest.raises(Unfinished, match="no model was written to "):
+        made.save_model()
+    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "run" / "zero_to_fp32.py").write_text("")
+    with pytest.raises(Unfinished, match=r"zero_to_fp32.py .* puts them together"):
+        made.save_model()
+
+
+def test_i9_what_a_library_refuses_is_the_users_to_read():
+    def take(value):
+        with built_from_options():
+            return json.loads(value)
+
+    with pytest.raises(UserError, match="json takes no such option: Expecting property"):
+        take("{")
+    with pytest.raises(ZeroDivisionError), built_from_options():
+        print(1 / 0)
+    with pytest.raises(UserError, match="objective_options must be dict, got 'x'"):
+        load_run_config(None, {"objective_options": "x", "use_cpu": "true", "loss_type": "dpo"})
+
+
+def test_lines_end_at_newlines_alone(tmp_path):
+    run = Run(tmp_path)
+    run.write_samples([{"prompt": "a\u2028b", "answer": "c\x85d"}])
+    assert [row["prompt"] for row in run.samples] == ["a\u2028b"]
+    assert not run.missing

@@ -1,5 +1,6 @@
 """What README and docs say is true: commands exist, configurations parse, files are there."""
 
+import json
 import re
 import subprocess
 import sys
@@ -71,3 +72,11 @@ def test_configurations_and_code_are_valid(page, tmp_path):
     for link in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
         if "://" not in link:
             assert (page.parent / link).exists(), link
+
+
+def test_the_reliability_page_says_what_was_measured():
+    sys.path.insert(0, str(ROOT / "tools"))
+    import reliability
+
+    found = json.loads(reliability.DATA.read_text("utf-8"))
+    assert reliability.page(found) == reliability.PAGE.read_text("utf-8")

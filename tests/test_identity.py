@@ -177,6 +177,17 @@ def test_i5_resumed_from_the_one_before_it_ends_with_the_same_weights(copied, un
         begin(copied).train(resume_from_checkpoint=True)
 
 
+def test_i2_a_run_resumed_at_its_end_takes_no_further_step(tmp_path):
+    """Killed while the model was written, behind the last checkpoint."""
+    whole = begin(tmp_path, lr_scheduler_type="constant")
+    whole.train()
+    again = begin(tmp_path, lr_scheduler_type="constant")
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 8
+    assert torch.equal(weights(again.model), weights(whole.model))
+    assert [row["step"] for row in again.run.rows if "loss" in row] == list(range(1, 9))
+
+
 def test_older_checkpoints_go_only_when_the_newest_is_sealed(tmp_path):
     run = begin(tmp_path, save_total_limit=1)
     run.train()

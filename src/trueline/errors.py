@@ -3,10 +3,41 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
     """Bad input. The command line prints its message on one line and exits with 2."""
+
+
+class Unfinished(UserError):
+    """The work was done, and something that it ends with is not there; exit code 1."""
+
+
+@contextmanager
+def built_from_options() -> Iterator[None]:
+    """Around what libraries build from a user's options: what they refuse is a :class:`UserError`.
+
+    An error that is raised in Trueline's own code passes: it would be a fault of ours.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, ImportError, RuntimeError) as error:
+        if _home(error).startswith("trueline."):
+            raise
+        said = repr(error) if isinstance(error, LookupError) else cause(error)
+        raise UserError(f"{_home(error).partition('.')[0]} takes no such option: {said}") from error
+
+
+def _home(error: BaseException) -> str:
+    """The module that an error was raised in."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
 
 
 def printable(text: str) -> str:

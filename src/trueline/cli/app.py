@@ -32,7 +32,7 @@ from trueline.cli import (
     reproduce,
     runs,
 )
-from trueline.errors import UserError, cause, printable
+from trueline.errors import Unfinished, UserError, cause, printable
 
 app = typer.Typer(
     name="trueline",
@@ -87,9 +87,9 @@ def _load_plugins() -> None:
 def main() -> None:
     """The console entry point, and the one boundary of errors.
 
-    Bad input, and whatever files, values and loading can raise, is one line and exit code 2; a
-    signal ends with 128 and its number; anything else is a fault of ours: exit code 70, with the
-    trace in a file to report.
+    Bad input, and whatever files, values and loading can raise, is one line and exit code 2; work
+    that ended without something that it says is there, exit code 1; a signal ends with 128 and its
+    number; anything else is a fault of ours: exit code 70, with the trace in a file to report.
     """
     interrupts.note_command(sys.argv[1:])
     for one in (signal.SIGTERM, signal.SIGHUP):
@@ -117,7 +117,7 @@ def main() -> None:
         sys.exit(2)
     except _refused() as error:
         _say(f"error: {error if isinstance(error, UserError) else cause(error)}")
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, Unfinished) else 2)
     except Exception as error:
         _say(f"internal error: {type(error).__name__}: {cause(error)}")
         _say(f"this is a fault of Trueline's; please report it with {_trace()}")

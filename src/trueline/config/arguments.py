@@ -437,7 +437,7 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
     numeric = {bool, int, float} & kinds
     if isinstance(value, list | dict):
         numeric = {float}  # several where one is meant
-    if isinstance(value, str) and (not numeric or str in kinds):
+    if isinstance(value, str) and (str in kinds or not (numeric or dict in origins)):
         return value
     if not numeric and not {list, dict} & origins:
         return value if isinstance(value, str | bool) else str(value)

@@ -72,7 +72,7 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
     """Load, train, evaluate, save; the run directory holds all there is to know."""
     import transformers
 
-    from trueline.errors import UserError
+    from trueline.errors import UserError, built_from_options
     from trueline.models import load_model, load_tokenizer, lora_config
     from trueline.runs.watch import check_watch, watch_answers
     from trueline.training import AlignmentTrainer
@@ -81,7 +81,8 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
     if not (resume or run.training.overwrite):
         _claim(run)  # a used folder is refused before anything is loaded
     _say_precision(run)
-    adapter = lora_config(run.model)
+    with built_from_options():
+        adapter = lora_config(run.model)
     train, test = load_datasets(run.data, run.training.seed)
     if test is None and str(getattr(run.training.eval_strategy, "value", "no")) != "no":
         raise UserError(
@@ -99,15 +100,16 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
             "as_chat: true makes a conversation of it",
             style="dim",
         )
-    trainer = AlignmentTrainer(
-        model,
-        load_model(run.model, name=reference) if reference else None,
-        args=run.training,
-        train_dataset=train,
-        eval_dataset=test,
-        processing_class=tokenizer,
-        peft_config=adapter,
-    )
+    with built_from_options():
+        trainer = AlignmentTrainer(
+            model,
+            load_model(run.model, name=reference) if reference else None,
+            args=run.training,
+            train_dataset=train,
+            eval_dataset=test,
+            processing_class=tokenizer,
+            peft_config=adapter,
+        )
     for source, trees in ((train, trainer.train_dataset), (test, trainer.eval_dataset)):
         if source is not None and trainer.is_world_process_zero():
             _say_read(source.source, trees.about)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import TrainerState
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 
-from trueline.errors import UserError
+from trueline.errors import Unfinished, UserError
 from trueline.training.coupling import world_size
 from trueline.training.pieces import OPTIMIZERS, load_pieces, save_pieces
 
@@ -185,10 +185,16 @@ def check_saved(folder: Path) -> None:
     """Refuse to call a model saved that is not there.
 
     Raises:
-        UserError: DeepSpeed was told to keep it in pieces; how to put them together.
+        Unfinished: it is not; where DeepSpeed was told to keep it in pieces, how to put them
+            together.
     """
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(
+    if any(folder.glob("*.safetensors")):
+        return
+    if (folder / "zero_to_fp32.py").exists():
+        raise Unfinished(
             f"{folder} holds the model in pieces; `python {folder}/zero_to_fp32.py {folder} "
             f"{folder}` puts them together, and zero3_save_16bit_model: true saves it whole"
         )
+    raise Unfinished(
+        f"no model was written to {folder}; --resume saves it from the last checkpoint"
+    )

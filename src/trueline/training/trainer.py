@@ -314,7 +314,10 @@ class AlignmentTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: Any
     ) -> tuple[list[StepBatch], None]:
-        """The next effective batch; nothing to count in it for the Trainer."""
+        """The next effective batch; nothing to count in it for the Trainer. None where a run is
+        resumed at its end, where the Trainer would take one step more."""
+        if self.state.global_step >= self.state.max_steps:
+            return [], None
         return [next(epoch_iterator) for _ in range(num_batches)], None
 
     # --- reference --------------------------------------------------------------------------------
@@ -718,7 +721,7 @@ class AlignmentTrainer(Trainer):
         """The model, or its adapter, for ``from_pretrained``; whole, however it was sharded.
 
         Raises:
-            UserError: DeepSpeed was told to keep it in pieces.
+            Unfinished: no model came of it, as where DeepSpeed was told to keep it in pieces.
         """
         folder = Path(output_dir or self.args.output_dir)
         plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
@@ -731,7 +734,7 @@ class AlignmentTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.push_to_hub and not _internal_call:
                 self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
-        if self.is_deepspeed_enabled and not _internal_call:
+        if not _internal_call:
             on_first_rank(lambda: check_saved(folder))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
