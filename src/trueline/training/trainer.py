@@ -734,8 +734,10 @@ class AlignmentTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.push_to_hub and not _internal_call:
                 self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
-        if not _internal_call:
+        if not _internal_call and self.sharded:
             on_first_rank(lambda: check_saved(folder))
+        elif not _internal_call and self.args.should_save:
+            check_saved(folder)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.sharded:
