@@ -46,6 +46,8 @@ def run(cases, folder, processes=2):
     for tied, (seed, name) in itertools.product((True, False), enumerate(("policy", "reference"))):
         made = tiny_llama(seed=seed, num_key_value_heads=1, tie_word_embeddings=tied)
         made.save_pretrained(folder / ("tied" if tied else "untied") / name)
+    if any(case.get("quantized") for case in cases.values()):  # whose kernels take blocks of 64
+        tiny_llama(hidden_size=64, intermediate_size=128).save_pretrained(folder / "wide/policy")
     if processes == 1:
         return {name: _caught(case, folder / name, 1) for name, case in cases.items()}
 
@@ -172,7 +174,7 @@ def train(case, folder, processes):
     rows, evals, micro = case.pop("rows", 16), case.pop("evals", 0), case.pop("micro", 1)
     lora, resume = case.pop("lora", False), case.pop("resume", False)
     tied, reference = case.pop("tied", False), case.pop("reference", False)
-    stop = case.pop("stop", None)
+    stop, quantized = case.pop("stop", None), case.pop("quantized", False)
     with engine(name, changes):
         args = AlignmentConfig(
             **{
@@ -196,9 +198,10 @@ def train(case, folder, processes):
             },
         )
         load = transformers.AutoModelForCausalLM.from_pretrained
-        models = folder.parent / ("tied" if tied else "untied")
+        models = folder.parent / ("wide" if quantized else "tied" if tied else "untied")
+        options = {"quantization_config": four_bit()} if quantized else {}
         trainer = AlignmentTrainer(
-            load(models / "policy", dtype=torch.float32),
+            load(models / "policy", dtype=torch.float32, **options),
             load(models / "reference", dtype=torch.float32) if reference else None,
             args=args,
             train_dataset=pair_rows(rows),
@@ -226,6 +229,12 @@ def train(case, folder, processes):
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.free_memory()
     return found
+
+
+def four_bit():
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+    )
 
 
 def adapter():

@@ -1,14 +1,26 @@
 """Flux and SD3 beside the others, options of diffusers, and each scheduler right or refused."""
 
 import copy
+import functools
+import importlib.util
 import json
 
 import diffusers
 import pytest
 import torch
 
-from tiny_diffusion import PIPELINES, pick_rows, tiny_flux, tiny_sd, tiny_sdxl, trainer, weights
-from trueline.diffusion import text_to_image
+from closeness import assert_same_movement
+from tiny_diffusion import (
+    PIPELINES,
+    float64,
+    pick_rows,
+    tiny_flux,
+    tiny_sd,
+    tiny_sdxl,
+    trainer,
+    weights,
+)
+from trueline.diffusion import DiffusionConfig, load_text_to_image, text_to_image
 from trueline.diffusion.models.schedule import schedule_of
 from trueline.errors import UserError
 
@@ -140,14 +152,77 @@ def test_p8_min_snr_weighs_squared_errors_and_nothing_else(tmp_path):
 
 
 def test_p8_memory_format_and_tf32_change_nothing_here(tmp_path):
-    plain, other = trainer(tmp_path / "a"), trainer(tmp_path / "b", channels_last=True,
-                                                    allow_tf32=True)  # fmt: skip
-    start = weights(plain)
-    plain.train()
-    other.train()
-    assert (weights(plain) - weights(other)).norm() < 1e-3 * (weights(plain) - start).norm()
-    with pytest.raises(UserError, match="bitsandbytes"):
-        trainer(tmp_path / "c", optimizer="adamw_8bit")
+    same = {"channels_last": True, "allow_tf32": True}
+    with float64():
+        plain, other = trainer(tmp_path / "a"), trainer(tmp_path / "b", **same)
+        start = weights(plain)
+        plain.train()
+        other.train()
+    assert_same_movement(weights(plain), weights(other), start, tolerance=1e-9)
+
+
+def test_p8_epochs_restarts_a_variant_and_another_vae(tmp_path):
+    run = trainer(tmp_path / "run", num_train_epochs=1.5, max_steps=1000, lr_num_cycles=2,
+                  lr_scheduler_type="cosine_with_restarts")  # fmt: skip
+    assert run.config.max_steps == 5, "9 examples of 6, two a step"
+    assert run.estimate.images == 12
+    rates = [run.schedule.lr_lambdas[0](step) for step in (0, 2, 3, 5)]
+    assert rates[0] == 1 and rates[2] > rates[1] and rates[3] == 0  # noqa: PT018
+    pipeline, other = tiny_sd(), tiny_sd(seed=1).vae
+    pipeline.save_pretrained(tmp_path / "base", variant="fp16")
+    other.save_pretrained(tmp_path / "vae")
+    model = load_text_to_image(
+        str(tmp_path / "base"), variant="fp16", vae=str(tmp_path / "vae"), dtype="bfloat16"
+    )
+    for loaded, kept in ((model.denoiser, pipeline.unet), (model.pipeline.vae, other)):
+        for one, two in zip(loaded.parameters(), kept.parameters(), strict=True):
+            assert torch.equal(one, two.bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_train_epochs": 1, "max_steps": 5}, "both say how long"),
+        ({"lr_num_cycles": 2}, "no effect without lr_scheduler_type: cosine_with_restarts"),
+        ({"lr_power": 2.0, "lr_scheduler_type": "linear"}, "lr_scheduler_type: polynomial"),
+    ],
+)
+def test_p8_what_would_have_no_effect_is_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        DiffusionConfig(**options)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_p8_a_compiled_denoiser_trains_the_same_and_is_saved_as_itself(
+    tmp_path, adapter, monkeypatch
+):
+    """Without a compiler behind it, which takes minutes on a CPU."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    found = []
+    for name, compiled in (("plain", False), ("compiled", True)):
+        with float64():
+            run = trainer(tmp_path / name, torch_compile=compiled, use_peft=adapter, max_steps=2)
+            start = weights(run)
+            run.train()
+        run.save_model()
+        found.append(weights(run))
+    assert type(run.wrapped).__name__ == "OptimizedModule"
+    assert_same_movement(*found, start, tolerance=1e-9)
+    files = [sorted(p.name for p in (tmp_path / name).rglob("*.safetensors"))
+             for name in ("plain", "compiled")]  # fmt: skip
+    assert files[0] == files[1]
+
+
+def test_p8_8bit_adam_needs_its_library_and_trains_with_it(tmp_path):
+    if importlib.util.find_spec("bitsandbytes") is None:
+        with pytest.raises(UserError, match="bitsandbytes"):
+            trainer(tmp_path, optimizer="adamw_8bit")
+        return
+    run = trainer(tmp_path, optimizer="adamw_8bit", learning_rate=1e-2, max_steps=2)
+    start = weights(run)
+    run.train()
+    assert type(run.optimizer.optimizer).__name__ == "AdamW8bit"
+    assert (weights(run) - start).norm() > 0.01
 
 
 # --- P10: each scheduler right, or refused by name -----------------------------------------------

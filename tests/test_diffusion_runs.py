@@ -115,7 +115,7 @@ def test_p2_one_command_is_one_file(tmp_path):
     sums = set()
     for number in (1, 2):
         out = tmp_path / str(number)
-        command = [Path(sys.executable).with_name("trueline"), "diffusion", "align",
+        command = [sys.executable, "-m", "trueline", "diffusion", "align",
                    "--model_name_or_path", tmp_path / "base", "--dataset_name", tmp_path / "data",
                    "--use_peft", "true", "--max_steps", 2, "--learning_rate", "0.05",
                    "--cache_dir", "none", "--output_dir", out]  # fmt: skip
@@ -330,7 +330,7 @@ def test_p5_units_of_work_a_step(tmp_path, name, micro, units):
 @pytest.mark.parametrize(
     "launcher",
     [
-        ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m"],
+        ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m"],
         ["torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m"],
     ],
     ids=["accelerate", "torchrun"],

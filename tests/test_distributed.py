@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 import processes
 from tiny import pair_rows, tiny_llama, tiny_tokenizer
 from trueline import launch
 from trueline.batching import Branch, TokenTree
 from trueline.errors import UserError
+from trueline.training import pieces
 from trueline.training.distributed import check_processes, check_wrapped
 from trueline.training.sampling import BatchPlan
 
@@ -79,7 +81,7 @@ def test_drop_last_leaves_out_what_is_not_whole():
 # --- refusals ------------------------------------------------------------------------------------
 
 
-def fake(world=2, *, version=2, adapted=False, **options):
+def fake(world=2, *, version=2, adapted=False, quantized=False, **options):
     """What the checks read of a trainer with FSDP."""
     plugin = SimpleNamespace(fsdp_version=version)
     args = {
@@ -91,6 +93,7 @@ def fake(world=2, *, version=2, adapted=False, **options):
         sharded=True,
         adapted=adapted,
         is_fsdp_enabled=True,
+        model=SimpleNamespace(config=SimpleNamespace(quantization_config=quantized or None)),
         accelerator=SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)),
     )
 
@@ -102,6 +105,7 @@ def fake(world=2, *, version=2, adapted=False, **options):
         (fake(adapted=True), "training an adapter further"),
         (fake(pair_weighting="normalized"), "pair_weighting reads each weight's gradient whole"),
         (fake(entanglement_steps=5), "entanglement_steps reads"),
+        (fake(quantized=True), "quantized weights are not spread"),
         (fake(optim="adafactor"), "take one of adamw_torch"),
         (fake(world=1), "2 processes were started"),
     ],
@@ -125,28 +129,36 @@ def test_a_deepspeed_file_that_clips_elsewhere_is_refused():
 # --- one process's update ------------------------------------------------------------------------
 
 
+TRUTHS = {}
+"""What one process trains, by case: engines that train the same share one."""
+
+
+def truth_of(case, folder):
+    alone = {k: v for k, v in case.items() if k not in ("engine", "changes")}
+    if str(alone) not in TRUTHS:
+        found = processes.run({"run": alone}, folder / f"one-{len(TRUTHS)}", 1)["run"]
+        assert not isinstance(found, Exception), repr(found)
+        TRUTHS[str(alone)] = found
+    return TRUTHS[str(alone)]
+
+
 def same(cases, folder, world=2):
-    """Every case over several processes against the same case in one."""
-    truths = {}  # engines that train the same share one
-    for case in cases.values():
-        alone = {k: v for k, v in case.items() if k not in ("engine", "changes")}
-        if str(alone) not in truths:
-            name = f"{len(truths)}"
-            truths[str(alone)] = processes.run({name: alone}, folder / "one", 1)[name]
-    found = processes.run(cases, folder / "many", world)
+    """Every case over several processes against the same case in one; the figures of each."""
+    truths = {name: truth_of(case, folder) for name, case in cases.items()}
+    found, figures = processes.run(cases, folder / "many", world), {}
     for name, case in cases.items():
-        alone = {k: v for k, v in case.items() if k not in ("engine", "changes")}
-        one, many = truths[str(alone)], found[name]
-        assert not isinstance(one, Exception), f"{name}: {one!r}"
+        one, many = truths[name], found[name]
         assert not isinstance(many, Exception), f"{name}: {many!r}"
         moved = (one["weights"] - one["start"]).norm()
-        apart = (one["weights"] - many["weights"]).norm() / moved
+        apart = float((one["weights"] - many["weights"]).norm() / moved)
         assert apart < TOLERANCE, f"{name}: {apart:.2g} of the movement"
         assert many["steps"] == one["steps"], name
         for key in ("loss", "grad_norm", "eval_loss", "rewards/chosen"):
             assert many[key] == pytest.approx(one[key], rel=1e-4, abs=1e-6), (name, key)
         share = 1 if case["engine"] == "ddp" else 1 / world
         assert many["held"] == pytest.approx(share, abs=0.1), name
+        figures[name] = {"apart": apart, "steps": many["steps"], "held": many["held"]}
+    return figures
 
 
 def test_d4_ragged_rows_and_token_budgets_train_as_one_process_does(tmp_path):
@@ -195,7 +207,42 @@ def test_the_matrix(engine, objective, tmp_path):
         }
         for (split, how), lora in itertools.product(SPLITS.items(), (False, True))
     }  # fmt: skip
+    figures = same(cases, tmp_path)
+    kept = os.environ.get("TRUELINE_FIGURES")
+    if kept:  # docs/results/processes.json, of which tools/process_figures.py makes a table
+        path = Path(kept)
+        all_ = json.loads(path.read_text()) if path.exists() else {}
+        rows = {f"{engine} {objective} {name}": row for name, row in figures.items()}
+        path.write_text(json.dumps(dict(sorted((all_ | rows).items())), indent=1) + "\n")
+
+
+TRL = importlib.util.find_spec("trl")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(TRL is None, reason="trl is not installed, whose files these are")
+def test_d3_trl_s_own_files_train_as_one_process_does(tmp_path):
+    folder = Path(TRL.submodule_search_locations[0]) / "accelerate_configs"
+    names = ["fsdp2", *(["zero1", "zero2", "zero3"] if DEEPSPEED else [])]
+    cases = {name: {"engine": str(folder / f"{name}.yaml"), "rows": 27} for name in names}
     same(cases, tmp_path)
+    refused = {"run": {"engine": str(folder / "fsdp1.yaml")}}
+    found = processes.run(refused, tmp_path / "refused", 2)["run"]
+    assert "set fsdp_version: 2" in str(found)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
+)
+def test_qlora_trains_as_one_process_does(tmp_path):
+    """Four-bit weights under an adapter; where the weights themselves are spread it is refused."""
+    case = {"quantized": True, "lora": True, "rows": 27, "evals": 5}
+    engines = ["ddp", *(["zero1", "zero2"] if DEEPSPEED else [])]
+    same({name: {**case, "engine": name} for name in engines}, tmp_path)
+    for name in ("fsdp2", *(["zero3"] if DEEPSPEED else [])):
+        found = processes.run({"run": {**case, "engine": name}}, tmp_path / name, 2)["run"]
+        assert "quantized weights" in str(found), repr(found)
 
 
 @pytest.mark.slow
@@ -256,18 +303,50 @@ def test_resumed_by_another_number_of_processes(name, lora, tmp_path):
         assert apart < TOLERANCE, f"{world} processes: {apart:.2g}"
 
 
-@pytest.mark.parametrize(("begun", "ended"), list(itertools.permutations(ENGINES[1:], 2)))
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("begun", "ended"),
+    [pair for pair in itertools.product(ENGINES[1:], ENGINES) if pair[0] != pair[1]],
+)
 def test_a_run_changes_its_engine(begun, ended, tmp_path):
     """A checkpoint of one engine, resumed by another and another number of processes."""
     case = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
     one = processes.run({"run": case}, tmp_path / "one", 1)["run"]
     processes.run({"run": {**case, "engine": begun, "stop": 2}}, tmp_path / "many", 2)
     resumed = {**case, "engine": ended, "resume": True}
-    again = processes.run({"run": resumed}, tmp_path / "many", 3)["run"]
+    again = processes.run({"run": resumed}, tmp_path / "many", 4)["run"]
     assert not isinstance(again, Exception), repr(again)
     apart = (one["weights"] - again["weights"]).norm() / (one["weights"] - one["start"]).norm()
     assert apart < TOLERANCE, f"{apart:.2g}"
+
+
+@pytest.mark.parametrize(("writers", "readers"), [(1, 3), (2, 2), (3, 1), (4, 7)])
+def test_pieces_are_read_however_they_were_cut(writers, readers, tmp_path):
+    """Rows laid one behind the other and cut anywhere, also so that a process holds none."""
+    rng = np.random.default_rng([writers, readers])
+    whole = {f"w{n}": torch.randn(int(rng.integers(1, 40))) for n in range(5)}
+
+    def cuts(count, size):
+        marks = sorted(int(x) for x in rng.integers(0, size + 1, count - 1))
+        return list(itertools.pairwise([0, *marks, size]))
+
+    shares = {name: cuts(writers, len(row)) for name, row in whole.items()}
+    for rank in range(writers):
+        held = {n: cut[rank] for n, cut in shares.items() if cut[rank][0] < cut[rank][1]}
+        facts = {"starts": json.dumps({n: start for n, (start, _) in held.items()})}
+        tensors = {n: whole[n][start:stop].clone() for n, (start, stop) in held.items()}
+        save_file(tensors, tmp_path / f"pieces-weight-{rank}.safetensors", metadata=facts)
+    files = sorted(tmp_path.glob("*.safetensors"))
+    kept = pieces.Kept(files)
+    for name, row in whole.items():
+        for start, stop in cuts(readers, len(row)):
+            into = torch.zeros(stop - start)
+            kept.read(pieces.Piece(name, start, row, 0, stop - start), into)
+            assert torch.equal(into, row[start:stop])
+    name, row = max(whole.items(), key=lambda found: len(found[1]))
+    without = [file for rank, file in enumerate(files) if shares[name][rank][0] == len(row)]
+    with pytest.raises(UserError, match="the checkpoint lacks elements"):
+        pieces.Kept(without).read(pieces.Piece(name, 0, row, 0, len(row)), torch.zeros(len(row)))
 
 
 # --- starting several processes ------------------------------------------------------------------

@@ -27,6 +27,9 @@ class DiffusionConfig:
     Args:
         model_name_or_path: a diffusers pipeline: a folder or a hub id.
         model_revision: branch, tag or commit of a hub model.
+        model_variant: which of its files, such as fp16.
+        vae_model_name_or_path: another image encoder in the place of its own, as SDXL's in half
+            precision needs.
         dtype: float32, bfloat16 or float16: of the frozen parts, and of the denoiser under an
             adapter. What is trained is float32.
         use_peft: train a LoRA adapter; the reference is the model with the adapter off.
@@ -60,13 +63,15 @@ class DiffusionConfig:
             that its predictions stand for.
         timestep_sampling: ``uniform``, or for flow matching ``logit_normal``.
         output_dir: the run directory.
-        max_steps: optimizer steps.
+        max_steps: optimizer steps; 1000 where num_train_epochs is not given either.
+        num_train_epochs: instead of them, how often all examples are seen.
         per_device_train_batch_size: examples (pairs, or labeled images) in one forward pass.
         gradient_accumulation_steps: forward passes in a step; the update depends on the effective
             batch alone: the batch size times these times processes.
         learning_rate, weight_decay, adam_beta1, adam_beta2, adam_epsilon: of the optimizer.
         optimizer: ``adamw``, ``adamw_8bit`` (needs the extra bitsandbytes) or ``adafactor``.
         lr_scheduler_type, warmup_steps: any schedule of diffusers (constant, linear, cosine ...).
+        lr_num_cycles, lr_power: of cosine_with_restarts, and of polynomial.
         max_grad_norm: clip the gradient's norm; 0 does not.
         mixed_precision: ``no``, ``bf16`` or ``fp16``; errors and losses are float32 always.
         gradient_checkpointing: compute activations again in the backward pass.
@@ -91,6 +96,8 @@ class DiffusionConfig:
 
     model_name_or_path: str | None = None
     model_revision: str | None = None
+    model_variant: str | None = None
+    vae_model_name_or_path: str | None = None
     dtype: str = "float32"
     use_peft: bool = False
     lora_r: int = 16
@@ -121,6 +128,7 @@ class DiffusionConfig:
     timestep_sampling: TimestepSampling = "uniform"
     output_dir: str = "runs/diffusion"
     max_steps: int = 1000
+    num_train_epochs: float | None = None
     per_device_train_batch_size: int = 4
     gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-5
@@ -131,6 +139,8 @@ class DiffusionConfig:
     optimizer: Literal["adamw", "adamw_8bit", "adafactor"] = "adamw"
     lr_scheduler_type: str = "constant_with_warmup"
     warmup_steps: int = 0
+    lr_num_cycles: int = 1
+    lr_power: float = 1.0
     max_grad_norm: float = 1.0
     mixed_precision: Precision = "no"
     gradient_checkpointing: bool = False
@@ -166,7 +176,7 @@ class DiffusionConfig:
                 known = ", ".join(map(str, hint.__args__))
                 raise ConfigError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
         counts = ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
-                  "encode_batch_size", "logging_steps", "lora_r")  # fmt: skip
+                  "encode_batch_size", "logging_steps", "lora_r", "lr_num_cycles")  # fmt: skip
         for name in counts:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -176,7 +186,7 @@ class DiffusionConfig:
             raise ConfigError(f"caption_dropout must be in [0, 1), got {self.caption_dropout}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ConfigError(f"ema_decay must be in (0, 1), got {self.ema_decay}")
-        for name in ("cache_limit_gb", "snr_gamma"):
+        for name in ("cache_limit_gb", "snr_gamma", "num_train_epochs"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be above 0, got {value}")
@@ -193,18 +203,23 @@ class DiffusionConfig:
                                "save_kohya"),
             "cache_latents: true": ("cache_dir", "cache_limit_gb", "encode_first"),
             "push_to_hub: true": ("hub_model_id", "hub_private_repo"),
+            "lr_scheduler_type: cosine_with_restarts": ("lr_num_cycles",),
+            "lr_scheduler_type: polynomial": ("lr_power",),
         }  # fmt: skip
         active = {"use_peft: true": self.use_peft, "cache_latents: true": self.cache_latents,
-                  "push_to_hub: true": self.push_to_hub}  # fmt: skip
+                  "push_to_hub: true": self.push_to_hub,
+                  f"lr_scheduler_type: {self.lr_scheduler_type}": True}  # fmt: skip
         for condition, names in groups.items():
             for name in names:
-                if not active[condition] and getattr(self, name) != defaults[name]:
+                if not active.get(condition) and getattr(self, name) != defaults[name]:
                     raise ConfigError(f"{name} has no effect without {condition}")
         if self.dtype != "float32" and not self.use_peft and self.mixed_precision == "no":
             raise ConfigError(
                 f"dtype {self.dtype} is of the frozen parts, and what is trained is float32; set "
                 "mixed_precision: bf16 (or fp16) beside it, or use_peft: true"
             )
+        if self.num_train_epochs is not None and self.max_steps != defaults["max_steps"]:
+            raise ConfigError("num_train_epochs and max_steps both say how long; leave one out")
         if self.sample_steps and not self.sample_prompts:
             raise ConfigError("sample_steps has no effect without sample_prompts")
 

@@ -64,7 +64,7 @@ def pieces(trainer: Any) -> list[Piece]:
     named = [(WRAPPERS.sub("", n), p) for n, p in trainer.model.named_parameters()]
     named = [(name, parameter) for name, parameter in named if parameter.requires_grad]
     if not trainer.is_deepspeed_enabled:
-        return [_of_fsdp(name, parameter) for name, parameter in named]
+        return [_of_parameter(name, parameter) for name, parameter in named]
     zero = trainer.deepspeed.optimizer
     if getattr(zero, "swap_optimizer", False):
         raise UserError(
@@ -73,7 +73,14 @@ def pieces(trainer: Any) -> list[Piece]:
         )
     if any(hasattr(parameter, "ds_id") for _, parameter in named):
         return [_of_zero3(zero, name, parameter) for name, parameter in named]
-    rows = zero.single_partition_of_fp32_groups
+    rows = getattr(zero, "single_partition_of_fp32_groups", None)
+    if rows is None:  # ZeRO-1 in bfloat16 has an optimizer of its own
+        rows = getattr(zero, "fp32_groups_flat_partition", None)
+    if rows is None:
+        raise UserError(
+            f"what DeepSpeed's {type(zero).__name__} keeps cannot be checkpointed; set "
+            "zero_stage to 1, 2 or 3, or save_strategy: no"
+        )
     found = [(name, parameter, parameter._hp_mapping) for name, parameter in named]
     return [
         Piece(name, held.lp_fragment_address.start, rows[held.param_group_index],
@@ -82,10 +89,10 @@ def pieces(trainer: Any) -> list[Piece]:
     ]  # fmt: skip
 
 
-def _of_fsdp(name: str, parameter: Any) -> Piece:
+def _of_parameter(name: str, parameter: Any) -> Piece:
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-    if not hasattr(parameter, "to_local"):  # what FSDP was told to leave whole
+    if not hasattr(parameter, "to_local"):  # it is whole on every process
         return Piece(name, 0, parameter, 0, parameter.numel())
     shape, at = compute_local_shape_and_global_offset(
         parameter.shape, parameter.device_mesh, parameter.placements
@@ -150,8 +157,12 @@ def save_pieces(trainer: Any, folder: Path) -> None:
 # --- reading --------------------------------------------------------------------------------------
 
 
-class _Kept:
-    """One kind of values in a checkpoint: all processes' pieces of it."""
+class Kept:
+    """One kind of values in a checkpoint: all processes' pieces of it.
+
+    Args:
+        files: one of each process.
+    """
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.numbers: dict[str, float] = {}
@@ -186,6 +197,11 @@ class _Kept:
             )
 
 
+def has_pieces(folder: Path) -> bool:
+    """Whether a checkpoint was written in pieces."""
+    return any(folder.glob(f"pieces-{WEIGHT}-*.safetensors"))
+
+
 def load_pieces(trainer: Any, folder: Path, *, optimizer: bool = True) -> None:
     """Read what this process holds, however many wrote the checkpoint and with whichever engine.
 
@@ -206,7 +222,7 @@ def load_pieces(trainer: Any, folder: Path, *, optimizer: bool = True) -> None:
             "DeepSpeed, or by an older release: go on with it as it was written"
         )
     try:
-        kept = {kind: _Kept(paths) for kind, paths in files.items()}
+        kept = {kind: Kept(paths) for kind, paths in files.items()}
         held = pieces(trainer)
         with torch.no_grad():
             for piece in held:
@@ -219,7 +235,7 @@ def load_pieces(trainer: Any, folder: Path, *, optimizer: bool = True) -> None:
         _spread_again(trainer.deepspeed.optimizer)
 
 
-def _load_states(trainer: Any, held: Sequence[Piece], kept: Mapping[str, _Kept]) -> None:
+def _load_states(trainer: Any, held: Sequence[Piece], kept: Mapping[str, Kept]) -> None:
     inner, kinds = _innermost(trainer.optimizer), [kind for kind in kept if kind != WEIGHT]
     groups = {id(p): group for group in inner.param_groups for p in group["params"]}
     plain = type(inner).__module__.startswith("torch.")

@@ -69,7 +69,7 @@ from trueline.training.distributed import (
 )
 from trueline.training.memory import MemoryEstimate, estimate
 from trueline.training.metrics import MetricAccumulator, step_metrics
-from trueline.training.pieces import load_pieces
+from trueline.training.pieces import has_pieces, load_pieces
 from trueline.training.progress import ProgressBar
 from trueline.training.reference import Reference, ReferenceCache
 from trueline.training.remedies import (
@@ -744,6 +744,18 @@ class AlignmentTrainer(Trainer):
             save_spread(self, Path(output_dir))
         else:
             super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if has_pieces(Path(resume_from_checkpoint)):  # of a run with sharded weights
+            load_pieces(self, Path(resume_from_checkpoint), optimizer=False)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and has_pieces(Path(checkpoint)):
+            load_spread(self, Path(checkpoint))
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_best_model(self) -> None:
         if self.sharded:

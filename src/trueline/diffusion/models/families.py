@@ -338,7 +338,13 @@ def text_to_image(pipeline: Any) -> TextToImage:
 
 
 def load_text_to_image(
-    name: str, *, revision: str | None = None, dtype: str = "float32", adapter: str | None = None
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    adapter: str | None = None,
+    variant: str | None = None,
+    vae: str | None = None,
 ) -> TextToImage:
     """A pipeline from a folder or a hub id.
 
@@ -347,12 +353,14 @@ def load_text_to_image(
         revision: branch, tag or commit of a hub model.
         dtype: float32, bfloat16 or float16, of the weights; a VAE that asks for float32 keeps it.
         adapter: a folder with LoRA weights to put on it, as a LoRA run leaves them.
+        variant: which of the model's files, such as fp16.
+        vae: another image encoder in the place of its own: a folder or a hub id.
 
     Raises:
         UserError: diffusers is missing; nothing is there; the dtype or the pipeline is unknown.
     """
     try:
-        from diffusers import DiffusionPipeline
+        from diffusers import AutoencoderKL, DiffusionPipeline
     except ImportError:
         raise UserError(
             "diffusion models need the extra: pip install 'trueline[diffusion]'"
@@ -361,7 +369,10 @@ def load_text_to_image(
     if kind not in (torch.float32, torch.bfloat16, torch.float16):
         raise UserError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
     try:
-        pipeline = DiffusionPipeline.from_pretrained(name, revision=revision, dtype=kind)
+        own = {} if vae is None else {"vae": AutoencoderKL.from_pretrained(vae).to(kind)}
+        pipeline = DiffusionPipeline.from_pretrained(
+            name, revision=revision, dtype=kind, variant=variant, **own
+        )
         model = text_to_image(pipeline)
         if adapter is not None:
             load_adapter(pipeline, model.component, adapter)

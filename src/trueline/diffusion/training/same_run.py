@@ -18,7 +18,8 @@ SAMPLED = 16
 """Examples, evenly spaced, whose images' bytes count; of all others the caption, labels, names."""
 
 NO_PART = set(
-    "model_name_or_path model_revision dataset_name dataset_config dataset_train_split "
+    "model_name_or_path model_revision model_variant vae_model_name_or_path num_train_epochs "
+    "dataset_name dataset_config dataset_train_split "
     "max_samples cache_latents cache_dir cache_limit_gb encode_first dataloader_num_workers "
     "per_device_train_batch_size gradient_accumulation_steps gradient_checkpointing output_dir "
     "loss_type beta objective_options use_peft lora_r lora_alpha lora_dropout lora_target_modules "

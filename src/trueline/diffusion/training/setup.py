@@ -144,6 +144,8 @@ def make_learning_rates(config: DiffusionConfig, optimizer: Any) -> Any:
             optimizer,
             num_warmup_steps=config.warmup_steps,
             num_training_steps=config.max_steps,
+            num_cycles=config.lr_num_cycles,
+            power=config.lr_power,
         )
     except ValueError as error:
         raise UserError(f"lr_scheduler_type: {error}") from None

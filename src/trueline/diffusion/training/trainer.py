@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,11 @@ class DiffusionTrainer:
         check_sampling(model.schedule, config.timestep_sampling)
         self.accelerator = accelerator or make_accelerator(config)
         used, self.left_out = fit_layout(examples, self.objective.spec.layout)
+        processes = self.accelerator.num_processes
+        accumulated = config.per_device_train_batch_size * config.gradient_accumulation_steps
+        if config.num_train_epochs is not None:
+            steps = math.ceil(config.num_train_epochs * len(used) / (accumulated * processes))
+            config = self.config = replace(config, num_train_epochs=None, max_steps=steps)
         self.encodings = self._encodings(used)
         base = fingerprint_of({"denoiser": model.denoiser})
         self.reference = prepare_denoiser(
@@ -116,8 +122,6 @@ class DiffusionTrainer:
         self.ema = self._average()
         compiled = torch.compile(model.denoiser) if config.torch_compile else model.denoiser
         self.wrapped, self.optimizer = self.accelerator.prepare(compiled, self.optimizer)
-        processes = self.accelerator.num_processes
-        accumulated = config.per_device_train_batch_size * config.gradient_accumulation_steps
         self.batches = Batches(
             self.encodings,
             model,

@@ -60,9 +60,14 @@ def run_alignment(config: DiffusionConfig, *, resume: bool = False) -> dict[str,
         limit=config.max_samples,
     )
     model = load_text_to_image(
-        config.model_name_or_path, revision=config.model_revision, dtype=config.dtype
+        config.model_name_or_path,
+        revision=config.model_revision,
+        dtype=config.dtype,
+        variant=config.model_variant,
+        vae=config.vae_model_name_or_path,
     )
     trainer = DiffusionTrainer(model, config, data.examples)
+    config = trainer.config  # with its number of steps
     with contextlib.ExitStack() as stack:
         if trainer.accelerator.is_main_process:
             stack.enter_context(held(config.output_dir))
