@@ -39,7 +39,7 @@ def tool(name):
 
 
 paper_claims, trl_words, measured = map(tool, ("paper_claims", "trl_words", "measured"))
-judge_tables = tool("judge_tables")
+judge_tables, process_figures = tool("judge_tables"), tool("process_figures")
 FROM_TRL = (DOCS / "from-trl.md").read_text("utf-8")
 
 
@@ -84,6 +84,12 @@ def test_the_tables_of_judges_are_of_the_kept_counts():
             gains.append(learned - phrases)
         assert min(gains) > -0.01
         assert sum(gains) / len(gains) > 0.08
+
+
+def test_several_processes_are_told_as_they_were_measured():
+    """`python tools/process_figures.py` writes them."""
+    page = process_figures.PAGE.read_text("utf-8")
+    assert process_figures.written(page) == page
 
 
 def test_every_key_of_the_configuration_is_told_to_who_comes_from_trl():
