@@ -11,6 +11,7 @@ that two items of a group correlate as said. Even groups hold five items each, u
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -117,7 +118,7 @@ def tables(result: dict[str, object]) -> str:
     for head, holds in heads:
         cells = []
         for m in GROUPS:
-            own = [r["coverage"] for r in rows if r["groups"] == m and holds(r)]
+            own = [r["coverage"] for r in rows if r["groups"] == m and holds(r)] or [math.nan]
             cells.append(f"{min(own):.3f} to {max(own):.3f}".replace("0.", "."))
         lines.append(f"| {head} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

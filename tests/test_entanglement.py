@@ -235,7 +235,6 @@ def test_a_pair_that_lowers_its_own_chosen_calls_for_the_remedy():
         per_layer=False,
         heat_maps=[],
         proxy=False,
-        seed=0,
     )
     assert said["entangle/case_both_fall"].value == 1.0
     assert "pushes both down in 100.0%" in said.summary

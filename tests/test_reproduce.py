@@ -1,5 +1,6 @@
 """Claims are planned, run once, kept, resumed and judged; the verdicts follow one rule."""
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -7,25 +8,29 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import typer
+from scipy.stats import ttest_1samp
 from typer.testing import CliRunner
 
 from trueline.cli.reproduce import reproduce as verb
 from trueline.errors import UserError
-from trueline.reproduce.claim import CLAIMS, PAPERS, Claim
+from trueline.reproduce.claim import CLAIMS, PAPERS, Claim, Results
 from trueline.reproduce.engine import perform
 from trueline.reproduce.page import markdown, report_of, write_page
 from trueline.reproduce.runs import EXPERIMENTS, Arm, Run, experiment
 from trueline.reproduce.scales import FAST, FULL, TEST, Scale, on_recipe, plan
 from trueline.reproduce.study import all_claims, choose, read_recipe, reproduce
-from trueline.reproduce.verdict import Effect, overall
+from trueline.reproduce.verdict import Effect, decided, overall
 from trueline.results import Metric
+from trueline.stats import mean_metric
 
 # --- fake experiments: numbers instead of models --------------------------------------------------
 
 CALLS = []
+STUDIES = Path(__file__).parents[1] / "studies"
 
 
 @pytest.fixture(autouse=True)
@@ -191,8 +196,6 @@ CASES = [
     ((0.2, 0.1, 0.3), "equal", {"margin": 0.05}, "not supported"),
     ((0.2, None, None), "above", {}, "undecided"),
     ((None, None, None), "above", {}, "not measured"),
-    ((-0.2, -0.3, -0.1), "below", {"p": 0.01}, "supported"),
-    ((-0.2, -0.3, -0.1), "below", {"p": 0.2}, "undecided"),
     ((0.2, 0.2, 0.2), "above", {}, "undecided"),  # no spread over seeds is no interval
     ((0.2, 0.2, 0.2), "above", {"exact": True}, "supported"),
 ]
@@ -215,6 +218,63 @@ def test_a_claim_is_supported_only_whole():
     assert overall([none]) == overall([]) == "not measured"
 
 
+def effect(values, expected="above", **more):
+    return Effect(mean_metric("effect", values), expected, **more)
+
+
+def test_the_ps_are_students_and_agree_with_the_interval():
+    rng = np.random.default_rng(0)
+    for n in (3, 5, 20):
+        values = rng.normal(0.8, 1, n)
+        p = ttest_1samp(values, 0.3, alternative="greater").pvalue
+        held, failed = effect(values, against=0.3).chances
+        assert (held, failed) == pytest.approx((min(2 * p, 1), min(2 - 2 * p, 1)))
+        assert effect(values, "below", against=0.3).chances == pytest.approx((failed, held))
+    for shift in np.linspace(-1.5, 1.5, 31):
+        values = rng.normal(shift, 0.5, 8)
+        for part in (effect(values), effect(values, "below"), effect(values, "equal", margin=0.6)):
+            held, failed = part.chances
+            word = "supported" if held < 0.05 else "not supported" if failed < 0.05 else "undecided"
+            assert word == part.verdict
+    two = [ttest_1samp(values, m, alternative=a).pvalue for m, a in ((-2, "greater"), (2, "less"))]
+    assert effect(values, "equal", margin=2.0).chances[0] == pytest.approx(min(2 * max(two), 1))
+
+
+def test_a_claim_needs_all_parts_and_one_refutes_it_at_a_price():
+    strong, weak = effect([1.0, 1.1, 0.9, 1.2]), effect([1.0, 3.0, 1.5, 2.5])
+    bad = effect([-1.0, -3.0, -1.5, -2.5])
+    assert decided([strong, weak]) == ("supported", weak.chances[0])
+    assert decided([strong, bad, strong]) == ("not supported", 3 * bad.chances[1])
+    assert 0.05 / 3 < bad.chances[1] < 0.05  # by itself refuted, of three it may be chance
+    assert (bad.verdict, overall([strong, bad, strong])) == ("not supported", "undecided")
+
+
+def test_a_papers_claims_are_one_family_whichever_were_run(tmp_path):
+    wild = Arm("fake", {"add": 1.0, "wobble": -1.0}, "wild")
+    claim = made(arms=(HIGH, wild), judge=lambda r: [r.difference(HIGH, wild, "value", "above")])
+    outcome = reproduce([claim], SCALE, tmp_path, jobs=0).outcomes[0]
+    own = decided(outcome.effects)[1]
+    family = [c for c in CLAIMS.values() if c.paper == "KLDO" and not c.arithmetic]
+    assert own < 0.05 <= outcome.p == pytest.approx((len(family) + 1) * own)
+    assert (outcome.effects[0].verdict, outcome.verdict) == ("supported", "undecided")
+
+
+def test_slopes_are_a_seeds_own_and_within_sets():
+    """y falls by 3 a doubling of x within each set; the second set lies higher in both."""
+    arms = {(s, i): Arm("fake", {"set": s, "i": i}) for s in (0, 1) for i in (0, 1, 2)}
+    values = {
+        arm.key: {
+            seed: {"x": 2.0 ** (5 * s + i), "y": 40.0 * s + 7 * seed - 3 * i} for seed in (0, 1)
+        }
+        for (s, i), arm in arms.items()
+    }
+    sets = [[arm for (own, _), arm in arms.items() if own == s] for s in (0, 1)]
+    found = Results((0, 1), values).slope(sets, "y", "x", "below", name="slope")
+    assert (found.metric.value, found.metric.n) == (pytest.approx(-3), 2)
+    one = Results((0, 1), values).slope([[*sets[0], *sets[1]]], "y", "x", "below", name="slope")
+    assert one.metric.value > 0  # what the sets differ in would have been taken for the slope
+
+
 def test_differences_are_paired_by_seed(tmp_path):
     """Seeds differ by 0.25 and the two arms by 4 (high) at every seed: paired, no spread is left;
     a third arm that wobbles by itself shows Student's interval of its own differences."""
@@ -233,6 +293,35 @@ def test_differences_are_paired_by_seed(tmp_path):
     assert spread.metric.value == pytest.approx(5.25)
     assert spread.metric.low == pytest.approx(5.25 - half, abs=1e-5)
     assert nothing.verdict == "not measured"
+
+
+@pytest.fixture
+def nulls():
+    """studies/nulls.py, which holds the whole simulation; here a corner of it."""
+    spec = importlib.util.spec_from_file_location("nulls", STUDIES / "nulls.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_nothing_is_rarely_decided_and_what_is_planted_is_found(nulls):
+    claims = choose(["REAL"])
+    rng = np.random.default_rng(0)
+    found = [nulls.judged(claims, 8, rng, confounded=1.0) for _ in range(120)]
+    some = sum(any(one.verdict != "undecided" for one in family) for family in found)
+    assert some / 120 <= 0.05 + 3 * (0.05 * 0.95 / 120) ** 0.5
+    arm = claims[1].arms[0].key  # dissimilar pairs: all of their values are higher
+    for size, verdict in ((4.0, "supported"), (-4.0, "not supported")):
+        fewer, better = nulls.judged(claims, 8, rng, planted={arm: size})
+        assert better.verdict == verdict
+        assert fewer.verdict == {"supported": "not supported"}.get(verdict, "supported")
+
+
+def test_the_kept_simulation_keeps_families_under_five_percent():
+    kept = json.loads((STUDIES / "results" / "nulls.json").read_text("utf-8"))
+    slack = 2 * (0.05 * 0.95 / kept["families"]) ** 0.5
+    for table in kept["tables"].values():
+        assert all(share <= 0.05 + slack for share in table.get("deciding", {}).values())
 
 
 # --- the claims there are -------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
@@ -103,6 +104,37 @@ class Results:
         name = f"{value} minus {other}, {arm.title}"
         return Effect(mean_metric(name, changes, unit=unit), expected)
 
+    def slope(
+        self,
+        sets: Sequence[Sequence[Arm]],
+        value: str,
+        on: str,
+        expected: Expected,
+        *,
+        name: str,
+        unit: str = "",
+    ) -> Effect:
+        """The mean over seeds of a seed's own slope: of a value on log2 of another, over arms.
+
+        Both are centered within each set of arms, so that what sets the sets apart (their data)
+        is no slope. Arms whose ``on`` is not above 0 are left out; so is a seed without spread.
+        """
+        slopes = []
+        for seed in self.seeds:
+            x, y = [], []
+            for arms in sets:
+                runs = [self.values[arm.key][seed] for arm in arms]
+                pairs = [(run.get(on), run.get(value)) for run in runs]
+                own = [
+                    (math.log2(a), b) for a, b in pairs if a is not None and a > 0 and b is not None
+                ]
+                x += [a - math.fsum(p for p, _ in own) / len(own) for a, _ in own]
+                y += [b - math.fsum(p for _, p in own) / len(own) for _, b in own]
+            spread = math.fsum(a * a for a in x)
+            if spread > 0:
+                slopes.append(math.fsum(a * b for a, b in zip(x, y, strict=True)) / spread)
+        return Effect(mean_metric(name, slopes, unit=unit), expected)
+
     def extreme(
         self,
         arm: Arm,
@@ -117,7 +149,7 @@ class Results:
         above a number, the largest of what should lie below, the furthest of what should equal."""
         numbers = [number for value in values for number in self.of(arm, value).values()]
         if not numbers:
-            return Effect(Metric(name, None), expected, against, margin)
+            return Effect(Metric(name, None), expected, against, margin, exact=True)
         picks = {"above": min, "below": max}
         worst = (
             max(numbers, key=lambda number: abs(number - against))
@@ -157,11 +189,20 @@ class Claim:
     caveat: str
     on_recipe: bool
 
+    @cached_property
+    def parts(self) -> Sequence[Effect]:
+        """What it claims of what, from its judgment of nothing at all."""
+        return self.judge(Results((), {arm.key: {} for arm in self.arms}))
+
     @property
     def expected(self) -> str:
-        """The direction of each part, from its judgment of nothing at all."""
-        empty = Results((), {arm.key: {} for arm in self.arms})
-        return "; ".join(f"{e.metric.name} {e.claimed}" for e in self.judge(empty))
+        """The direction of each part."""
+        return "; ".join(f"{e.metric.name} {e.claimed}" for e in self.parts)
+
+    @property
+    def arithmetic(self) -> bool:
+        """Whether nothing in it is left to chance."""
+        return all(part.exact for part in self.parts)
 
 
 CLAIMS: Registry[Claim] = Registry("claim")

@@ -87,10 +87,16 @@ def _overview(outcomes: Sequence[Outcome]) -> Block:
                 f"{effect.metric.name} {effect.claimed}",
                 effect.shown,
                 effect.verdict,
-                outcome.verdict if first else "",
+                f"{outcome.verdict} {_chance(outcome)}".strip() if first else "",
             ])  # fmt: skip
     return Table(("claim", "what it says", "part, and where it should lie",
                   "effect [95% interval]", "part", "verdict"), rows)  # fmt: skip
+
+
+def _chance(outcome: Outcome) -> str:
+    if outcome.p is None:
+        return ""
+    return "p < 0.001 by Holm" if outcome.p < 0.001 else f"p = {outcome.p:.3f} by Holm"
 
 
 def _evidence(outcomes: Sequence[Outcome]) -> list[Block]:
@@ -149,7 +155,8 @@ def markdown(study: Study) -> str:
     for outcome in study.outcomes:
         claim = outcome.claim
         lines.append(f"| {claim.paper} | **{claim.name}**: {claim.statement} | "
-                     f"{outcome.counted} | | **{outcome.verdict}** |")  # fmt: skip
+                     f"{outcome.counted} | {_chance(outcome)} | "
+                     f"**{outcome.verdict}** |")  # fmt: skip
         lines += [
             f"| | | {effect.metric.name} {effect.claimed} | {effect.shown} | {effect.verdict} |"
             for effect in outcome.effects

@@ -15,10 +15,10 @@ from trueline.reproduce.claim import CLAIMS, PAPERS, Claim, Results
 from trueline.reproduce.engine import Done, Tell, perform
 from trueline.reproduce.runs import Arm, load_all
 from trueline.reproduce.scales import Scale, on_recipe, plan
-from trueline.reproduce.verdict import RULE, Effect, Verdict, overall
+from trueline.reproduce.verdict import RULE, Effect, Verdict, decided, overall
 from trueline.results import Metric, manifest
 from trueline.runs.state import State, created, held, reached
-from trueline.stats import mean_metric
+from trueline.stats import holm, mean_metric
 
 UNABLE = "A recipe cannot measure it: it needs the sandbox's truth or harmful prompts."
 
@@ -40,6 +40,7 @@ class Outcome:
         effects: its parts; empty where nothing was measured.
         evidence: for each arm, the listed values' means over those seeds.
         notes: what is missing, and why.
+        p: after Holm's correction over its paper's claims; None where nothing is left to chance.
     """
 
     claim: Claim
@@ -47,10 +48,11 @@ class Outcome:
     effects: Sequence[Effect]
     evidence: Mapping[str, Sequence[Metric]]
     notes: Sequence[str] = ()
+    p: float | None = None
 
     @property
     def verdict(self) -> Verdict:
-        return overall(self.effects)
+        return overall(self.effects, self.p)
 
     @property
     def counted(self) -> str:
@@ -65,6 +67,7 @@ class Outcome:
             "statement": self.claim.statement,
             "measured": self.claim.measured,
             "verdict": self.verdict,
+            "p_holm": self.p,
             "seeds": list(self.seeds),
             "effects": [effect.to_dict() for effect in self.effects],
             "arms": {
@@ -163,7 +166,7 @@ def reproduce(
         created(record, "reproduce", data=f"{len(able)} claims, {about}")
         reached(record, State.WORKING)
         done = perform(runs, output / "runs", jobs=jobs, budget=budget, tell=tell)
-        outcomes = [judge(claim, scale, range(count), done) for claim in able]
+        outcomes = corrected([judge(claim, scale, range(count), done) for claim in able])
         outcomes += [Outcome(claim, (), (), {}, (UNABLE,)) for claim in unable]
         facts = {
             "scale": scale.name,
@@ -204,10 +207,25 @@ def judge(claim: Claim, scale: Scale, seeds: Sequence[int], done: Done) -> Outco
     notes += [
         f"{effect.metric.name}: scored at {effect.metric.n} of {len(whole)} seeds."
         for effect in effects
-        if effect.p is None and (effect.metric.n or 0) < len(whole)
+        if not effect.exact and (effect.metric.n or 0) < len(whole)
     ]
     evidence = {arm.title: _means(results, arm, claim.shows) for arm in claim.arms} if whole else {}
     return Outcome(claim, whole, effects, evidence, notes)
+
+
+def corrected(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The outcomes with Holm's correction: a paper's claims are one family, also those not run."""
+    found = list(outcomes)
+    for paper in dict.fromkeys(one.claim.paper for one in outcomes):
+        family = {c.name: 1.0 for c in CLAIMS.values() if c.paper == paper and not c.arithmetic}
+        own = [(place, one) for place, one in enumerate(found) if one.claim.paper == paper]
+        chances = {one.claim.name: decided(one.effects)[1] for _, one in own}
+        known = {name: p for name, p in chances.items() if p is not None}
+        adjusted = holm({**family, **known})
+        for place, one in own:
+            if one.claim.name in known:
+                found[place] = replace(one, p=adjusted[one.claim.name])
+    return found
 
 
 def _means(results: Results, arm: Arm, shows: Mapping[str, str]) -> list[Metric]:

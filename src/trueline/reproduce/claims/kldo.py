@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trueline.evaluation.resilience import Point, resilience
 from trueline.reproduce.arms import ON_CR, ON_PREFERENCE
 from trueline.reproduce.claim import Results, claim
 from trueline.reproduce.runs import Arm
 from trueline.reproduce.verdict import Effect
-from trueline.results import Metric
 
 SHOWS = {"separation": "", "attack success": "rate", "over-refusal": "rate"}
 TINY = (
@@ -96,24 +94,14 @@ def compliance_refusal(results: Results) -> Sequence[Effect]:
     "separation-and-resilience",
     paper="KLDO",
     statement="Within a base model, alignments that separate more are attacked with less success.",
-    measured="Change of attack success for a doubling of separation, over objective, data and seed "
-    "with a fixed effect for each base model (each seed has its own), and the permutation within "
-    "base models.",
+    measured="Change of attack success for a doubling of separation over the four objectives, "
+    "within each data set and seed: a seed's own slope, and Student's test over the seeds.",
     arms=(*ON_CR.values(), *ON_PREFERENCE.values()),
     shows=SHOWS,
-    caveat="An association over eight alignments of each base. " + REFUSING,
+    caveat="An association over four alignments on each data set. " + REFUSING,
 )
 def resilient(results: Results) -> Sequence[Effect]:
-    points = [
-        Point(f"seed {seed}", arm.title, results.of(arm, "separation")[seed], rate)
-        for arm in (*ON_CR.values(), *ON_PREFERENCE.values())
-        for seed, rate in results.of(arm, "attack success").items()
-        if results.of(arm, "separation").get(seed, 0.0) > 0
-    ]
+    sets = (tuple(ON_CR.values()), tuple(ON_PREFERENCE.values()))
     name = "attack success for a doubling of separation"
-    if not points:
-        return [Effect(Metric(name, None, unit="rate"), "below")]
-    found = resilience(points)
-    slope, p = found["asr_per_doubling"], found["permutation_p"].value
-    metric = Metric(name, slope.value, slope.low, slope.high, slope.n, slope.level, "rate")
-    return [Effect(metric, "below", p=p)]
+    found = results.slope(sets, "attack success", "separation", "below", name=name, unit="rate")
+    return [found]
