@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import random
+from dataclasses import replace
 from itertools import permutations
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tiny import WORDS, pair_rows, tiny_llama, tiny_tokenizer
+from trueline.config import WatchArguments
 from trueline.errors import UserError
 from trueline.evaluation import answers
 from trueline.evaluation.answers import distance, yardstick_of
@@ -122,18 +124,19 @@ def test_the_alarm_is_in_words_and_stops_only_where_asked(caplog):
 
 def test_the_finding_is_of_the_log_and_says_first_that_nothing_is_answered():
     row = {"answers/kl": 0.1, "answers/none": 0.0, "answers/seconds": 1.0, "answers/prompts": 4}
+    how = WatchArguments(answers_steps=2)
     rows = [{"step": 2, **row}, {"step": 3, "loss": 1.0}, {"step": 4, **row}]
-    (calm,) = watched(rows)
+    (calm,) = watched(rows, how)
     assert calm.name == Key.WATCHED
     assert "2 times, 2.0 s in all. At step 4" in calm.summary
     assert not calm.advice
     rows.append({"step": 6, **row, "answers/none": 0.75})
-    broken, finding = watched(rows, stop=True)
+    broken, finding = watched(rows, replace(how, answers_stop=True))
     assert broken.name == NO_LONGER
     assert "First alarm at step 6: 75%" in finding.summary
     assert finding.summary.endswith("stopped there.")
     assert finding["answers that are none"].n == 4
-    assert watched([{"step": 3, "loss": 1.0}]) == []
+    assert watched([{"step": 3, "loss": 1.0}], how) == []
 
 
 def test_without_anything_to_measure_from_it_is_refused():

@@ -15,8 +15,16 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from trueline.config import WatchArguments
 from trueline.errors import UserError
-from trueline.evaluation.answers import Reading, Reference, Yardstick, read_answers, yardstick_of
+from trueline.evaluation.answers import (
+    Reading,
+    Reference,
+    Yardstick,
+    read_answers,
+    roomy,
+    yardstick_of,
+)
 from trueline.evaluation.harness.broken import BROKEN, NO_LONGER
 from trueline.records import Text
 from trueline.results import Finding, Metric
@@ -163,16 +171,50 @@ def alarm(found: Mapping[str, float], most_kl: float | None = None) -> str | Non
     return None
 
 
-def watched(
-    rows: Sequence[Mapping[str, Any]], *, most_kl: float | None = None, stop: bool = False
-) -> list[Finding]:
+def watch_training(
+    trainer: Any,
+    prompts: Sequence[Text],
+    how: WatchArguments,
+    *,
+    reference: Any,
+    once: Callable[[Callable[[], Any]], Any],
+) -> None:
+    """Add the callback as the configuration asks for it, with prompts drawn by the seed.
+
+    Raises:
+        UserError: fewer prompts with room for an answer than were asked for.
+    """
+    asked, tokens = how.answers_prompts, how.answers_tokens or TOKENS
+    drawn = roomy(
+        trainer.model, trainer.processing_class, prompts, count=asked or PROMPTS, tokens=tokens,
+        seed=trainer.args.seed, max_length=trainer.args.max_length,
+    )  # fmt: skip
+    if len(drawn) < (asked or 1):
+        raise UserError(
+            f"answers_steps needs {asked or 1} different held-out prompts with room for {tokens} "
+            f"tokens after them, got {len(drawn)}; hold out more, or lower answers_prompts or "
+            "answers_tokens"
+        )
+    trainer.add_callback(
+        AnswersCallback(
+            trainer, drawn, steps=how.answers_steps, reference=reference, tokens=tokens,
+            most_kl=how.answers_most_kl, stop=how.answers_stop, once=once,
+            autocast=trainer.accelerator.autocast,
+        )
+    )  # fmt: skip
+
+
+def watched(rows: Sequence[Mapping[str, Any]], how: WatchArguments) -> list[Finding]:
     """What watching found, from the training's log: a finding, and before it that the model no
     longer answers, where the last measurement says so.
 
     Args:
         rows: of the log.
-        most_kl, stop: as watched with.
+        how: what was asked for; nothing is found where nothing was.
     """
+    if not how.answers_steps:
+        return []
+    most_kl, stop = how.answers_most_kl, how.answers_stop
     seen = [row for row in rows if "answers/none" in row]
     if not seen:
         return []

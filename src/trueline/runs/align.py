@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from trueline.config import DataArguments, RunConfig
     from trueline.data import Examples, Mapped
     from trueline.training import AlignmentTrainer
+
+
+DRAWN = 4096
+"""Prompts that are watched are drawn from so many held-out rows at most."""
 
 
 def align(config: str | Path | None = None, /, *, resume: bool = False, **options: Any) -> Run:
@@ -74,7 +79,6 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
 
     from trueline.errors import UserError, built_from_options
     from trueline.models import load_model, load_tokenizer, lora_config
-    from trueline.runs.watch import check_watch, watch_answers
     from trueline.training import AlignmentTrainer
 
     transformers.utils.logging.disable_progress_bar()
@@ -89,7 +93,11 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
             "eval_strategy asks for evaluation and there is no held-out data; set test_size (a "
             "share of the prompts) or eval_dataset_name, or eval_strategy: 'no'"
         )
-    check_watch(run.watch, test)
+    if run.watch.answers_steps and test is None:
+        raise UserError(
+            "answers_steps answers held-out prompts, and there are none; set test_size (a share of "
+            "the prompts) or eval_dataset_name, or leave it out"
+        )
     conversational = next(iter(train)).conversational
     tokenizer = load_tokenizer(run.model)
     model = load_model(run.model)
@@ -121,11 +129,50 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
         **{k: getattr(v, "value", v) for k, v in _given(run).items() if v is not None},
     }
     if run.watch.answers_steps:
-        watch_answers(run, trainer, test or ())
+        _watch_answers(run, trainer, test or ())
     with contextlib.ExitStack() as held:
         if trainer.is_world_process_zero():
             held.enter_context(state.held(_output(run)))
         return _train(run, trainer, resume=resume)
+
+
+def _watch_answers(run: RunConfig, trainer: AlignmentTrainer, test: Iterable[Example]) -> None:
+    """Have the trainer answer a few held-out prompts every so many steps."""
+    from trueline.errors import UserError
+    from trueline.evaluation.watching import watch_training
+    from trueline.training.coupling import on_first_rank
+
+    if trainer.sharded:
+        raise UserError(
+            "answers_steps generates from the whole model, which FSDP and DeepSpeed spread over "
+            "processes; leave it out, or train with plain data parallelism or an adapter"
+        )
+    prompts = [example.prompt for example in islice(test, DRAWN)]
+    watch_training(trainer, prompts, run.watch, reference=_start(trainer), once=on_first_rank)
+
+
+def _start(trainer: AlignmentTrainer) -> Any:
+    """What a model's own answers are measured from: the objective's reference, or else the model
+    as it starts; None for the base under a new adapter."""
+    from trueline.models import REFERENCE, freeze_copy, frozen_copy, trained_adapter
+    from trueline.training.distributed import kept_copy
+
+    model = trainer.model
+    if trainer.reference is not None and trainer.reference.scorer is not trainer.scorer:
+        return trainer.reference.scorer.model
+    if not hasattr(model, "peft_config"):
+        return kept_copy(model).requires_grad_(False).eval()
+    if not trained_adapter(model):
+        return None
+    if REFERENCE not in model.peft_config:
+        freeze_copy(model)
+
+    @contextlib.contextmanager
+    def frozen() -> Iterator[Any]:
+        with frozen_copy(model):
+            yield model
+
+    return frozen
 
 
 def _given(run: RunConfig) -> dict[str, Any]:
@@ -134,9 +181,9 @@ def _given(run: RunConfig) -> dict[str, Any]:
 
 
 def _train(run: RunConfig, trainer: AlignmentTrainer, *, resume: bool) -> dict[str, Any]:
+    from trueline.evaluation.watching import watched
     from trueline.models import merge_adapter
     from trueline.report import log_findings, settle_tensorboard, write_model_card
-    from trueline.runs.watch import watched_findings
     from trueline.training.coupling import on_first_rank
 
     if not resume:
@@ -151,7 +198,7 @@ def _train(run: RunConfig, trainer: AlignmentTrainer, *, resume: bool) -> dict[s
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
-        told = [trainer.encoder.told.finding(), *watched_findings(run, trainer)]
+        told = [trainer.encoder.told.finding(), *watched(trainer.run.rows, run.watch)]
         if seen := [finding for finding in told if finding is not None]:
             trainer.run.keep(seen)
     findings = Run(_output(run)).own if trainer.is_world_process_zero() else []

@@ -27,6 +27,7 @@ from trueline.evaluation.harness.summarize import findings, write_samples
 from trueline.evaluation.judges import JUDGES
 from trueline.files import write_json
 from trueline.results import Finding, frame, to_html
+from trueline.runs import state
 from trueline.runs.evaluate import by_label
 from trueline.runs.record import Key
 from trueline.runs.run import Run
@@ -202,9 +203,9 @@ def judge_run(
     judges = by_label("judge", JUDGES, names)
     found = []
     for folder in folders:
-        with watching(quiet) as watch:
+        with state.held(folder), watching(quiet) as watch:
             evaluation = judge_again(folder, judges, watch)
-        new = _keep(folder, evaluation, list(judges))
+            new = _keep(folder, evaluation, list(judges))
         found.append((folder, new, evaluation.notes))
     return found
 
