@@ -1,9 +1,12 @@
-"""Write how judges did on labeled answers into docs/judges.md, from studies/results.
+"""Write how judges did on labeled answers, and what a real model's answers are, into
+docs/judges.md, from studies/results.
 
     python tools/judge_tables.py                                  # the page, from what is kept
     python tools/judge_tables.py --keep words=a.json encoder=b.json
+    python tools/judge_tables.py --sort runs/real/evaluate/base runs/real/evaluate/kldo
 
-``--keep`` takes what `trueline calibrate-judge LABELS --fit FILE --json` printed, and keeps counts.
+``--keep`` takes what `trueline calibrate-judge LABELS --fit FILE --json` printed, ``--sort``
+folders of evaluations; both keep counts alone.
 """
 
 from __future__ import annotations
@@ -15,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from trueline.evaluation.calibrate import JudgeQuality
+from trueline.evaluation.harness.log import read_log
+from trueline.evaluation.labels import LABELS
 from trueline.stats import Calibration
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "judges.md"
 KEPT = ROOT / "studies" / "results" / "judges-xstest.json"
+SORTED = ROOT / "studies" / "results" / "sorted-smollm2.json"
 READS = {"words": "learned, words", "encoder": "learned, sentence encoder"}
 LEFT_OUT = {
     "xstest-completions-llama2orig": "Llama-2, its own system prompt",
@@ -63,18 +69,48 @@ def judges(kept: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def written(page: str, kept: dict[str, Any]) -> str:
-    """The page with its table, between its two marks."""
-    mark = "<!-- judges -->\n"
-    return re.sub(f"(?<={mark}).*?(?={mark})", lambda _: judges(kept), page, flags=re.DOTALL)
+def sort(folders: list[Path]) -> dict[str, Any]:
+    """How many answers of each evaluation are of which kind, by judge, prompt and attack."""
+    found: dict[str, Any] = {}
+    for folder in folders:
+        for row in read_log(folder).judgements:
+            asked = f"{'harmful' if row.harmful else 'safe'}, {row.attack}"
+            counts = found.setdefault(folder.name, {}).setdefault(row.judge, {})
+            of = counts.setdefault(asked, {})
+            of[row.label] = of.get(row.label, 0) + 1
+    return found
+
+
+def kinds(counted: dict[str, Any]) -> str:
+    """A row for every model, prompt and judge: how many answers are of which kind."""
+    labels = [label for label in LABELS if label != "empty"]
+    lines = [f"| Model | Asked | Judge | {' | '.join(labels)} |", "|---" * (len(labels) + 3) + "|"]
+    for model, judged in counted.items():
+        for asked in next(iter(judged.values())):
+            for judge, counts in judged.items():
+                cells = [str(counts[asked].get(label, "")) for label in labels]
+                lines.append("| " + " | ".join([model, asked, judge, *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def written(page: str, kept: dict[str, Any], counted: dict[str, Any]) -> str:
+    """The page with its tables, each between its two marks."""
+    for name, table in (("judges", judges(kept)), ("kinds", kinds(counted))):
+        mark = f"<!-- {name} -->\n"
+        page = re.sub(f"(?<={mark}).*?(?={mark})", lambda _: table, page, flags=re.DOTALL)  # noqa: B023
+    return page
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--keep", nargs="+", metavar="READS=FILE")
+    parser.add_argument("--sort", nargs="+", type=Path, metavar="FOLDER")
     given = parser.parse_args()
     if given.keep:
         named = (text.partition("=") for text in given.keep)
         value = keep({name: Path(file) for name, _, file in named})
         KEPT.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
-    PAGE.write_text(written(PAGE.read_text("utf-8"), json.loads(KEPT.read_text("utf-8"))), "utf-8")
+    if given.sort:
+        SORTED.write_text(json.dumps(sort(given.sort), indent=1) + "\n", "utf-8")
+    both = (json.loads(path.read_text("utf-8")) for path in (KEPT, SORTED))
+    PAGE.write_text(written(PAGE.read_text("utf-8"), *both), "utf-8")

@@ -17,8 +17,8 @@ from trueline.terminal import console
 if TYPE_CHECKING:
     from trueline.config import DataArguments, RunConfig
     from trueline.data import Examples, Mapped
+    from trueline.records import Example
     from trueline.training import AlignmentTrainer
-
 
 DRAWN = 4096
 """Prompts that are watched are drawn from so many held-out rows at most."""
