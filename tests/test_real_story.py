@@ -41,15 +41,20 @@ def test_recipes_hold_only_known_options(recipe):
     assert run.training.max_steps <= 32
 
 
-@pytest.mark.parametrize("data", [None, Path("data")])
-def test_every_option_of_every_step_is_one_that_the_verb_has(story, data):
+@pytest.mark.parametrize("data", [None, "bare", "labeled"])
+def test_every_option_of_every_step_is_one_that_the_verb_has(story, data, tmp_path):
     """A renamed option must not first fail after half an hour of training."""
     import typer.main
 
     from trueline.cli.app import app
 
+    for name in story.LABELED if data == "labeled" else ():
+        (tmp_path / name).touch()
+    fits = data == "labeled"
+    data = None if data is None else tmp_path
     steps = list(story.story(Path("model"), data, Path("out"), story.QUICK, bf16=True))
     assert len({step.name for step in steps}) == len(steps)
+    assert ("fit-judge" in {step.name for step in steps}) is fits
     for step in steps:
         if step.command[1:3] != ["-m", "trueline"]:
             assert Path(step.command[1]).is_file()

@@ -28,6 +28,11 @@ from get_model import MissingModel, get_model
 HERE = Path(__file__).parent
 PAPER = {"cr": "kldo-cr.jsonl.gz", "preference": "kldo-preference.jsonl.gz"}
 ADVBENCH, XSTEST = "advbench-harmful_behaviors.csv.gz", "xstest-prompts.csv.gz"
+LABELED = tuple(
+    f"xstest-completions-{name}.csv.gz"
+    for name in ("llama2orig", "mistralguard", "mistralinstruct")
+)
+"""Other models' answers that people labeled: where they are there, a judge is fitted to them."""
 EVALUATED = ("base", "kldo", "dpo", "lora")
 FASTER = 1.2
 """So many times as fast must bf16 be to be worth its rounding."""
@@ -129,6 +134,11 @@ def story(
     for name in EVALUATED:
         yield _evaluation(name, model, benchmarks, out, budget)
     judged = [out / "evaluate" / name for name in EVALUATED]
+    if data is not None and all((data / name).is_file() for name in LABELED):
+        files, fitted = [data / name for name in LABELED], out / "judge.json"
+        words = ("calibrate-judge", *files, "--columns", "xstest", "--fit", fitted)
+        yield Step("fit-judge", trueline(*words))
+        yield Step("judge", trueline("judge", *judged, "--judge", f"learned={fitted}"))
     yield Step("compare", trueline("compare", *judged, "--output", out / "comparison"))
     runs = [out / "kldo", out / "dpo", out / "dpo-lora", *judged]
     yield Step("report", trueline("report", *runs, "--out", out / "report.html"))
@@ -266,9 +276,11 @@ def outcome(out: Path) -> dict[str, Any]:
     for name in EVALUATED:
         file = out / "evaluate" / name / "findings.json"
         for finding in json.loads(file.read_text("utf-8")) if file.is_file() else []:
+            judge = finding["name"].removeprefix("judged by ")
+            by = "" if judge in (finding["name"], "phrases") else f", by {judge}"
             for metric in finding["metrics"]:
                 told = {key: metric[key] for key in KNOWN if key in metric}
-                rates.setdefault(metric["name"], {})[name] = told
+                rates.setdefault(metric["name"] + by, {})[name] = told
     steps = sorted((out / "steps").glob("*.json"), key=lambda path: path.stat().st_mtime)
     took = {path.stem: json.loads(path.read_text("utf-8")) for path in steps}
     return {
