@@ -50,7 +50,7 @@ lint: $(READY)
 # the site in site/; a broken link, or a page outside the navigation, fails
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
-	$(BIN)/zensical build --strict --clean
+	PYTHONPATH=tools $(BIN)/zensical build --strict --clean
 
 # the wheel in dist/, installed in a clean environment and run there
 wheel:

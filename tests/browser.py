@@ -82,8 +82,10 @@ class Browser:
         self.call("Page.navigate", url=Path(path).resolve().as_uri())
         while not any(e.get("method") == "Page.loadEventFired" for e in self.events):
             self.events.append(self._read())
+        drawn = "!document.getElementById('figure-data') || document.documentElement.dataset.drawn"
         frames = "requestAnimationFrame(() => requestAnimationFrame(() => done(true)))"
-        assert self.run(f"new Promise((done) => {frames})")
+        look = f"const look = () => {{ if ({drawn}) {frames}; else setTimeout(look, 5); }}; look();"
+        assert self.run(f"new Promise((done) => {{ {look} }})")
 
     def run(self, expression):
         """The value of a JavaScript expression in the page."""

@@ -2,12 +2,16 @@
 
 import dataclasses
 import importlib
+import importlib.metadata
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,7 @@ from transformers import TrainingArguments
 from typer.main import get_command
 
 import test_docs
+import trueline
 from trueline.cli.app import app
 from trueline.config import (
     RENAMED,
@@ -40,7 +45,15 @@ def tool(name):
 
 paper_claims, trl_words, measured = map(tool, ("paper_claims", "trl_words", "measured"))
 judge_tables, process_figures = tool("judge_tables"), tool("process_figures")
+mathml, docs_versions = tool("mathml"), tool("docs_versions")
 FROM_TRL = (DOCS / "from-trl.md").read_text("utf-8")
+
+
+class Names(yaml.SafeLoader):
+    """YAML whose names of Python functions stay names."""
+
+
+Names.add_multi_constructor("tag:yaml.org,2002:python/name:", lambda loader, name, node: name)
 
 
 def navigated(entries):
@@ -50,7 +63,7 @@ def navigated(entries):
 
 
 def test_every_page_is_in_the_navigation():
-    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))
+    site = yaml.load((ROOT / "mkdocs.yml").read_text("utf-8"), Names)
     pages = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
     assert pages == set(navigated(site["nav"]))
 
@@ -150,6 +163,56 @@ def test_commands_in_tables_exist():
             test_docs.test_commands_exist_and_their_files_are_there(command)
 
 
+def test_every_version_keeps_its_pages_and_latest_is_the_newest_release(tmp_path):
+    site, pages = tmp_path / "site", tmp_path / "pages"
+    site.mkdir()
+    pages.mkdir()
+    for version in ("0.1.0", "0.10.0", "v0.2.0", "0.11.0rc1", "0.2.1"):
+        (site / "index.html").write_text(version)
+        docs_versions.lay(site, pages, version)
+    told = json.loads((pages / "versions.json").read_text())
+    assert [one["version"] for one in told] == ["0.11rc1", "0.10", "0.2", "0.1"]
+    assert [one["version"] for one in told if one["aliases"]] == ["0.10"]
+    assert (pages / "0.2" / "index.html").read_text() == "0.2.1"
+    assert 'url=../0.10/"' in (pages / "latest" / "index.html").read_text()
+    with pytest.raises(SystemExit, match="expected a version"):
+        docs_versions.lay(site, pages, "next")
+
+
+def test_the_version_is_one():
+    version = importlib.metadata.version("trueline")
+    own = {
+        "pyproject.toml": tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+            "version"
+        ],
+        "CITATION.cff": str(yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]),
+        "__version__": trueline.__version__,
+    }
+    assert set(own.values()) == {version}, own
+
+
+CHILDREN = {"mfrac": 2, "msub": 2, "msup": 2, "msubsup": 3}
+
+
+@pytest.mark.parametrize("spec", OBJECTIVES.values(), ids=lambda spec: spec.name)
+def test_every_equation_is_drawn_whole(spec):
+    """MathML that is well formed, and holds every letter and number of the equation."""
+    tree = ElementTree.fromstring(mathml.mathml(f"L = {spec.equation}"))
+    for element in tree.iter():
+        assert len(element) == CHILDREN.get(element.tag, len(element))
+    spelled = {name: letter for letter, name in mathml.GREEK.items()}
+    drawn = "".join(spelled.get(text, text) for text in tree.itertext()).replace("σ(", "s(")
+    drawn = re.sub(r"[^A-Za-z0-9]", "", drawn.replace("sigma", "s"))
+    assert drawn == "L" + re.sub(r"[^A-Za-z0-9]", "", spec.equation)
+
+
+def test_an_equations_parts():
+    half = "<mfrac><mn>1</mn><mrow><mn>2</mn><mi>β</mi></mrow></mfrac>"
+    assert half in mathml.mathml("1 / (2 beta)")
+    assert "mfrac" not in mathml.mathml("-ln pi(y|x) / |y|")  # over what would the bar go?
+    assert mathml.mathml("a <b>").count("<b>") == 0
+
+
 @pytest.mark.skipif(shutil.which("zensical", path=str(Path(sys.executable).parent)) is None,
                     reason="needs the extra docs (`make docs` installs it)")  # fmt: skip
 def test_the_site_builds_without_a_broken_link(tmp_path):
@@ -159,6 +222,7 @@ def test_the_site_builds_without_a_broken_link(tmp_path):
     done = subprocess.run(
         [str(Path(sys.executable).with_name("zensical")), "build", "--strict"],
         cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "tools")},
     )  # fmt: skip
     plain = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
     assert re.findall(r"Warning: .*|[\w/.-]+\.md:\d+", plain) == []
@@ -166,6 +230,12 @@ def test_the_site_builds_without_a_broken_link(tmp_path):
     page = (tmp_path / "site" / "index.html").read_text("utf-8")
     assert "fonts.googleapis.com" not in page
     pages = [path.read_text("utf-8") for path in (tmp_path / "site").rglob("*.html")]
+    assert sum(text.count("<math") for text in pages) > len(OBJECTIVES) + 10
+    assert not [text for text in pages if "language-equation" in text or "```equation" in text]
+    asked = {
+        url for text in pages for url in re.findall(r"""(?:src|srcset)=["']?(http[^"' >]+)""", text)
+    }
+    assert asked == set()  # nothing is loaded from outside
     assert [
         m for text in pages for m in re.findall(r":(?:func|class|meth|mod|data):`?\S+", text)
     ] == []

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trueline.runs.diagnose import diagnose
     from trueline.runs.evaluate import evaluate
     from trueline.runs.judges import calibrate_judge, judge
+    from trueline.runs.live import watch
     from trueline.runs.report import report
     from trueline.runs.reproduce import reproduce
     from trueline.runs.run import Run
@@ -49,6 +50,7 @@ _HOMES = {
     "load_examples": "trueline.data",
     "report": "trueline.runs.report",
     "reproduce": "trueline.runs.reproduce",
+    "watch": "trueline.runs.live",
 }
 
 __all__ = [
@@ -72,6 +74,7 @@ __all__ = [
     "report",
     "reproduce",
     "runs",
+    "watch",
 ]
 
 

@@ -31,7 +31,9 @@ from trueline.cli import (
     report,
     reproduce,
     runs,
+    watch,
 )
+from trueline.cli.common import Telling
 from trueline.errors import Unfinished, UserError, cause, printable
 
 app = typer.Typer(
@@ -42,7 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(demo.demo)
-app.command(context_settings=align.CONTEXT)(align.align)
+app.command(cls=Telling, context_settings=align.CONTEXT)(align.align)
 align.add_scripts(app)
 app.command()(objectives.objectives)
 app.add_typer(data.app, name="data")
@@ -52,6 +54,7 @@ app.command()(evaluate.judge)
 app.command()(calibrate.calibrate_judge)
 app.command()(compare.compare)
 app.command()(report.report)
+app.command()(watch.watch)
 app.command()(reproduce.reproduce)
 app.command()(runs.runs)
 app.command()(bound.bound)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperCommand
 
 from trueline.processes import is_first
 from trueline.terminal import console, out
@@ -45,6 +48,52 @@ READING = {
     "limit": (Limit, None),
 }
 """How data are read: names to (annotation, default)."""
+
+
+class Telling(TyperCommand):
+    """A command whose help also lists the keys of the configuration, which it takes unparsed."""
+
+    _more: tuple[Any, ...] = ()
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help, every option in its group."""
+        self._more = tuple(_configuration_options())
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._more = ()
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters; while help is written, those of the configuration, too."""
+        return [*super().get_params(ctx), *self._more]
+
+
+def _configuration_options() -> list[Any]:
+    """Every key of the configuration as an option that is shown and never parsed."""
+    from trueline.runs.catalog import align_options
+
+    def told() -> None:
+        """Nothing is run."""
+
+    parameters = [
+        inspect.Parameter(
+            f"key_{row.name}",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=row.default or None,
+            annotation=Annotated[
+                str | None,
+                typer.Option(f"--{row.name}", help=row.help.replace("[", "\\["),
+                             rich_help_panel=group, metavar="VALUE"),
+            ],
+        )
+        for group, rows in align_options().items()
+        for row in rows
+    ]  # fmt: skip
+    told.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    told.__annotations__ = {one.name: one.annotation for one in parameters}
+    shown = typer.Typer(add_completion=False)
+    shown.command()(told)
+    return [one for one in typer.main.get_command(shown).params if one.name != "help"]
 
 
 def print_json(value: Any) -> None:

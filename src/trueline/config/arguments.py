@@ -55,11 +55,13 @@ class ModelArguments:
         attn_implementation: transformers' attention outside the packed path.
         trust_remote_code: run model code from the hub; off unless asked for.
         load_in_4bit, load_in_8bit: quantize the base (QLoRA); needs the extra ``bitsandbytes``.
+        bnb_4bit_quant_type, use_bnb_nested_quant: how, as in transformers' BitsAndBytesConfig.
         use_peft: train a LoRA adapter instead of all weights.
         merge_adapter: also write the adapter merged into its base, as plain weights, in the
             folder ``merged`` of ``output_dir``.
-        lora_r, lora_alpha, lora_dropout, lora_target_modules, lora_modules_to_save, use_rslora,
-            use_dora: as in peft; target modules default to all linear layers.
+        lora_r, lora_alpha, lora_dropout, lora_target_modules, lora_modules_to_save,
+            lora_task_type, use_rslora, use_dora: as in peft; target modules default to all
+            linear layers.
     """
 
     model_name_or_path: str | None = None

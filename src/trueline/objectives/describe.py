@@ -110,7 +110,7 @@ def _cell(text: str) -> str:
 
 
 def _section(spec: Objective) -> str:
-    lines = [f"### {spec.name}\n", f"{spec.summary}\n", f"    L = {spec.equation}\n"]
+    lines = [f"### {spec.name}\n", f"{spec.summary}\n", f"```equation\nL = {spec.equation}\n```\n"]
     facts = {
         "Estimates": spec.estimates,
         "Coupling": "" if coupling(spec) == "none" else coupling(spec),

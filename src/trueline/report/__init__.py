@@ -23,6 +23,7 @@ from trueline.report.card import model_card, write_model_card
 from trueline.report.decision import Bounds, decide, headline
 from trueline.report.findings import draw
 from trueline.report.html import render_html, render_report
+from trueline.report.live import live_report
 from trueline.report.load import load_run
 from trueline.report.numbers import words
 from trueline.report.pictures import (
@@ -71,6 +72,7 @@ __all__ = [
     "decide",
     "draw",
     "headline",
+    "live_report",
     "load_run",
     "log_findings",
     "model_card",

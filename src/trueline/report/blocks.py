@@ -245,6 +245,7 @@ class Report:
             summary in a section of its own.
         bounds: what the decisions go by, in a sentence.
         models: their names, in the order of their marks: one mark and color a model everywhere.
+        refresh: seconds after which a browser loads the page anew; 0 for never.
     """
 
     title: str
@@ -256,3 +257,4 @@ class Report:
     decisions: Sequence[Decision] = ()
     bounds: str = ""
     models: Sequence[str] = ()
+    refresh: int = 0

@@ -48,8 +48,7 @@ def render_html(report: Report, rows_folder: str = "") -> str:
     rows = _rows_of(report)
     if rows is not None:
         scripts.append((HERE / "rows.js").read_text("utf-8"))
-    if views.figures:
-        scripts.insert(0, _plotly())
+    library = _plotly() if views.figures else ""
     page: str = environment.get_template("template.html.j2").render(
         title=report.title,
         subtitle=report.subtitle,
@@ -57,6 +56,7 @@ def render_html(report: Report, rows_folder: str = "") -> str:
         page_highlights=[highlight_view(item, views.place) for item in report.highlights],
         decisions=[decision_view(one, views.place) for one in report.decisions],
         bounds=report.bounds,
+        refresh=report.refresh,
         symbols=style.SHAPES,
         rows_table=rows.table() if rows else "",
         rows_chunks=rows.chunks() if rows and not rows_folder else [],
@@ -65,8 +65,9 @@ def render_html(report: Report, rows_folder: str = "") -> str:
         style=Markup((HERE / "page.css").read_text("utf-8")),
         palette=_palette(),
         figures={"figures": views.figures, "dark": style.DARK} if views.figures else None,
+        library=Markup(library),
         scripts=[Markup(script) for script in scripts],
-        policy=_policy(scripts, loads=bool(rows_folder)),
+        policy=_policy([*([library] if library else []), *scripts], loads=bool(rows_folder)),
     )
     return page.lstrip()
 

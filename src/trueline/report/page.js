@@ -23,13 +23,28 @@
     }
   };
 
+  // The page is read before its figures are drawn: their library, which is large, runs after the
+  // first screen stands and the rows can be read. It is text until then; the policy knows it by its hash.
+  const prepare = () => {
+    if (window.Plotly) return;
+    const script = document.createElement("script");
+    script.textContent = document.getElementById("plotly").textContent;
+    document.head.append(script);
+  };
   if (data) {
-    draw(system.matches);
-    system.addEventListener("change", () => draw(system.matches));
+    const begin = () => {
+      prepare();
+      draw(system.matches);
+      document.documentElement.dataset.drawn = "true";
+      system.addEventListener("change", () => draw(system.matches));
+    };
+    const first = document.querySelector(".rows") ? "rows-ready" : "load";
+    window.addEventListener(first, () => setTimeout(begin, 30));
     // Paper is light and narrower than most windows.
-    window.addEventListener("beforeprint", () =>
-      draw(false, (place) => (place.closest(".panels") ? 316 : 650)),
-    );
+    window.addEventListener("beforeprint", () => {
+      prepare();
+      draw(false, (place) => (place.closest(".panels") ? 316 : 650));
+    });
     window.addEventListener("afterprint", () => draw(system.matches));
   }
 

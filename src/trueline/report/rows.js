@@ -344,9 +344,11 @@
     window.addEventListener("hashchange", arrive);
     if (location.hash.startsWith("#row")) await arrive();
     else await show();
-    box.dataset.ready = "true";
+    box.dataset.ready = String(Math.round(performance.now())); // milliseconds since it was opened
   };
-  begin().catch((error) => {
-    status.textContent = `The rows cannot be shown (${error.message}).`;
-  });
+  begin()
+    .catch((error) => {
+      status.textContent = `The rows cannot be shown (${error.message}).`;
+    })
+    .finally(() => window.dispatchEvent(new Event("rows-ready")));
 })();
