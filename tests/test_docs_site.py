@@ -30,6 +30,8 @@ from trueline.config import (
     WatchArguments,
 )
 from trueline.objectives import OBJECTIVES
+from trueline.reproduce.abstracts import ASSERTED, BEYOND, STATES
+from trueline.reproduce.claim import PAPERS
 from trueline.reproduce.study import choose
 
 ROOT = Path(__file__).parents[1]
@@ -123,6 +125,20 @@ def test_options_named_by_the_paper_pages_exist():
             assert name in OBJECTIVES, f"{page.name}: {name}"
             named.add(name)
     assert {"kldo", "e_dpo", "gamma_dpo", "dil"} <= named
+
+
+def test_the_measured_page_tells_every_claim_of_the_abstracts_and_its_history():
+    """`python tools/paper_claims.py` writes that, too."""
+    page = (DOCS / "reproduction.md").read_text("utf-8")
+    assert paper_claims.told(page) == page
+    assert {row.paper for row in ASSERTED} == set(PAPERS)
+    assert len({row.words for row in ASSERTED}) == len(ASSERTED) == 35
+    named = {name for row in ASSERTED for name in row.by}
+    assert named | set(BEYOND) == {claim.name for claim in choose([])}
+    for row in ASSERTED:
+        assert row.state in STATES
+        assert bool(row.by) == (row.state != "absent")
+        assert row.how.endswith(".")
 
 
 def test_paper_pages_state_the_claims_that_are_measured():

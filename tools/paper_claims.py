@@ -1,5 +1,5 @@
 """Write each paper's claims into its page, as the code states them and as docs/reproduction.md
-measured them: run it after changing either."""
+measured them, and into that page what does not depend on a run: run it after changing either."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from trueline.reproduce.claim import Claim
+from trueline.reproduce.page import standing
 from trueline.reproduce.study import choose
 
 PAPERS = Path(__file__).parents[1] / "docs" / "papers"
@@ -36,6 +37,16 @@ def written(page: str) -> str:
     return TABLE.sub(lambda _: table(choose([command[1]])), page)
 
 
+STANDING = re.compile(r"^## (Every claim of the abstracts|Run it yourself)$", re.MULTILINE)
+
+
+def told(page: str) -> str:
+    """The measured page with its present end: the abstracts' claims, its history, how to run it."""
+    found = STANDING.search(page)
+    return page[: found.start() if found else len(page)] + "\n".join(standing()).rstrip() + "\n"
+
+
 if __name__ == "__main__":
+    MEASURED.write_text(told(MEASURED.read_text("utf-8")), "utf-8")
     for path in PAPERS.glob("*.md"):
         path.write_text(written(path.read_text("utf-8")), "utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trueline.report import Facts, Report, Section, Table, Text, render_report
 from trueline.report.blocks import Block, Cell
+from trueline.reproduce.abstracts import HISTORY, asserted_table
 from trueline.reproduce.claim import PAPERS
 from trueline.reproduce.study import Outcome, Study
 from trueline.reproduce.verdict import RULE
@@ -34,6 +35,11 @@ options:
 A claim is one decorated function in `src/trueline/reproduce/claims/`: which arms it needs, and how
 their results are read. An experiment is one in `src/trueline/reproduce/experiments/`.
 """.splitlines()
+
+
+def standing() -> list[str]:
+    """What the page says whatever was run: the abstracts' claims, its history, how to run it."""
+    return [*asserted_table(), *HISTORY, *AGAIN]
 
 
 def summary(study: Study) -> str:
@@ -133,6 +139,7 @@ def markdown(study: Study) -> str:
     """The table for the documentation, with settings and date."""
     facts = study.facts
     runs, made = facts["runs"], facts["manifest"]
+    recipe = "model_name_or_path" in facts["settings"]
     whole = runs["measured"] == runs["planned"]
     unfinished = "" if whole else " The other runs had not been made when this was written."
     lines = [
@@ -166,4 +173,4 @@ def markdown(study: Study) -> str:
         claim = outcome.claim
         lines += [f"**{claim.name}** ({claim.paper}). {claim.measured} {claim.caveat} "
                   + " ".join(outcome.notes), ""]  # fmt: skip
-    return "\n".join(line.rstrip() for line in [*lines, *AGAIN])
+    return "\n".join(line.rstrip() for line in [*lines, *(AGAIN if recipe else standing())])

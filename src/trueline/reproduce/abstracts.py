@@ -1,0 +1,194 @@
+"""What the papers' abstracts claim, and what became of it here; how the page came about.
+
+The rows are in our own words, from the abstracts as far as they were to be had. None is left out
+because it is hard: what is not measured says what it would take.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+State = Literal["measured", "weakened", "absent"]
+STATES: tuple[State, ...] = ("measured", "weakened", "absent")
+
+
+@dataclass(frozen=True, slots=True)
+class Asserted:
+    """One claim of an abstract.
+
+    Args:
+        paper: a key of :data:`~trueline.reproduce.claim.PAPERS`.
+        words: the claim, in our own words.
+        state: measured as it stands, measured in a weaker form, or absent.
+        by: which registered claims measure it.
+        how: what is weaker about it, or what measuring it would take.
+    """
+
+    paper: str
+    words: str
+    state: State
+    by: tuple[str, ...] = ()
+    how: str = ""
+
+
+def _rows(paper: str, *rows: tuple[str, State, str, str]) -> tuple[Asserted, ...]:
+    return tuple(Asserted(paper, words, state, tuple(by.split()), how)
+                 for words, state, by, how in rows)  # fmt: skip
+
+
+TINY = "a sandbox model of four layers"
+ASSERTED: Sequence[Asserted] = (
+    *_rows(
+        "KLDO",
+        ("Alignment losses are estimates of a divergence between aligned and unaligned answers.",
+         "measured", "minima-are-divergences", "On discrete distributions, exactly."),
+        ("So separation of harmful and safe prompts emerges from alignment.", "absent", "",
+         "Needs a base that has none: the sandbox's knows the two apart before alignment. A base "
+         "pretrained without the distinction, or a pretrained 1B model without safety tuning."),
+        ("KLDO, a KL-based method, is effective against the others.", "weakened",
+         "separation-order attack-success-order",
+         f"In {TINY}, plain attacks in place of GCG; the paper has 1B to 7B models."),
+        ("Compliance-refusal data separate more than preference data.", "measured",
+         "compliance-refusal-data", "For each of four objectives."),
+        ("Compliance-refusal data make safer models.", "absent", "",
+         "Both arms are run, but on preference data the sandbox's models refuse nearly everything: "
+         "needs comparison at matched over-refusal."),
+        ("A distance in the space of prompts quantifies the separation.", "measured",
+         "separation-order compliance-refusal-data", "It is the measure of both."),
+        ("That distance is a significant indicator of resilience.", "weakened",
+         "separation-and-resilience",
+         "Within a seed and data set over four objectives; the paper pools models and objectives."),
+    ),
+    *_rows(
+        "E-RLHF",
+        ("A pretrained model mimics harmful behavior that its corpus holds.", "absent", "",
+         "A sandbox can show it: worlds whose corpora hold harmful recipes in different shares."),
+        ("The chance of a jailbreak has a lower bound, and is unpreventable under its assumptions.",
+         "measured", "jailbreak-bound", "Arithmetic, and where it says nothing."),
+        ("E-RLHF costs no more training and goes with other methods.", "absent", "",
+         "Needs time and memory beside plain DPO's, and a second objective with the prefix."),
+        ("E-RLHF is attacked with less success than RLHF, on AdvBench and HarmBench.", "weakened",
+         "e-dpo-safer prefix-harmful-only",
+         f"In {TINY} whose base was made cautious behind the prefix; three attacks, averaged."),
+        ("It does not cost utility (MT-Bench).", "weakened", "e-dpo-safer",
+         "Correct recipes in place of MT-Bench, which needs a model that can hold a conversation."),
+    ),
+    *_rows(
+        "Entanglement",
+        ("As the margin grows, the rejected answer's probability can rise.", "absent", "",
+         "Both risings need pairs whose inner product is large beside the rejected's norm; the "
+         "suffix pairs here fall."),
+        ("As the margin grows, the chosen answer's probability can fall.", "measured",
+         "suffix-drags-both-down", "In a trained transformer."),
+        ("Margin losses couple the two, so that they move together.", "measured",
+         "suffix-in-theory", "Where the theory holds."),
+        ("It happens where the gradients' inner product is large beside their norms.", "absent", "",
+         "The diagnostic computes the condition; no claim yet compares it with what then moved."),
+        ("Why inner products are large: what chosen and rejected share.", "measured",
+         "suffix-in-theory suffix-drags-both-down", "By the length of the shared suffix."),
+        ("It explains how objectives differ in training.", "measured", "objectives-that-protect",
+         "CPO, DPOP and SLiC against DPO."),
+        ("It suggests remedies.", "weakened", "normalized-remedy",
+         "Trueline's reading of the remedy; the paper's formula was not available."),
+    ),
+    *_rows(
+        "Ranking",
+        ("Preference-tuned models rank under 60% of pairs right.", "absent", "",
+         "Needs real models and human labels: 7B for the paper's figures, a small chat model for "
+         "their kind."),
+        ("The accuracy of a perfect optimum of DPO or RLHF can be computed.", "measured",
+         "observed-under-idealized", "It is one side of that claim."),
+        ("Real models stay far below it: an alignment gap.", "weakened",
+         "observed-under-idealized gamma-trades",
+         "The sandbox's pairs are of two kinds, easy and very hard; on preference data there is no "
+         "gap to see."),
+        ("DPO is ill suited to mend even mild ranking errors of its reference.", "absent", "",
+         "Needs pairs graded in difficulty: responses of graded quality and a noisy rater."),
+        ("A formula tells how hard a pair is to learn.", "measured", "easy-pairs-flip",
+         "Difficulty of pairs put right against those still wrong."),
+        ("Near the reference, ranking accuracy goes with win rate.", "absent", "",
+         "Needs checkpoints along training and a judge of win rate."),
+        ("So on-policy and off-policy learning differ.", "absent", "",
+         "Needs an on-policy arm: answers drawn from the policy while it trains."),
+    ),
+    *_rows(
+        "REAL",
+        ("Pairs of dissimilar responses carry fewer label errors.", "measured",
+         "dissimilar-pairs-fewer-errors", "Against random and similar pairs."),
+        ("They align better: margin and win rate.", "weakened", "dissimilar-pairs-train-better",
+         "Refusals and right answers of a sandbox model in place of win rate on dialogue."),
+        ("They save up to 65% of the annotators' work.", "absent", "",
+         "Needs alignments at several budgets, and equal quality as the measure."),
+    ),
+    *_rows(
+        "DIL",
+        ("RLHF is imitation learning of the chosen answers.", "absent", "",
+         "Mathematics: the optimum of both on a discrete problem could be compared exactly."),
+        ("Existing preference methods are special cases of it.", "absent", "",
+         "Mathematics: DPO as one of its losses could be compared exactly."),
+        ("DIL does better than they do.", "absent", "",
+         "chosen-falls-least measures another of its findings; this one needs benchmarks and an 8B "
+         "model, or a win rate in the sandbox."),
+    ),
+    *_rows(
+        "DSPO",
+        ("Preference tuning by matching scores continues what diffusion pretraining does; as "
+         "reinforcement learning it is sound.", "absent", "",
+         "Needs the optimum on a problem whose score is known in closed form."),
+        ("Other methods' estimates of the likelihood err, and DSPO's do not.", "absent", "",
+         "Needs a world whose likelihood is known."),
+        ("DSPO paints what is preferred more often than others.", "weakened",
+         "preferred-pictures", "Pictures of 8 by 8 and a rater of brightness in place of SD1.5, "
+         "SDXL and human preference, at a beta far above the paper's."),
+    ),
+)  # fmt: skip
+
+BEYOND: dict[str, str] = {
+    "chosen-falls-least": "DIL: of the paper's body, not its abstract.",
+}
+"""Registered claims that no abstract makes."""
+
+HISTORY = """\
+## How this page came about
+
+What a reader should know before believing it:
+
+- A first page (2026-11-21, 3 seeds, 85 of 105 runs) had 5 claims supported, 4 not supported and
+  9 undecided. Not supported were `separation-order`, `separation-and-resilience`,
+  `prefix-harmful-only` and `suffix-drags-both-down`.
+- The designs were then changed with those verdicts in sight: the fast scale's epochs (2 to 5)
+  and the steps of the suffix pairs (60 to 30 in the full scale); E-RLHF's data (preference to
+  compliance-refusal), base (made cautious behind the prefix) and length (halfway); the ranking
+  claims' data and arms; for DSPO the measure (bright to valid and bright) and the baseline
+  (Diffusion-DPO as published, its safeguarded form listed beside it).
+- They were changed on seeds 0, 1 and 2, which are among the five that were judged next. That
+  page had 8 supported, 1 not supported and 10 undecided. So "not supported" fell from 4 to 1 in
+  part because experiments were made in which the claims could show themselves.
+- Its results of single seeds were not kept. Verdicts up to and including that page follow an
+  older rule (each part by its own interval, no correction for their number; for
+  `separation-and-resilience` forty models counted as independent, which decides in 40 to 47% of
+  cases where nothing is there). The reversal it reports for that claim is a collapse: all
+  alignments on preference data refuse nearly everything.
+- Since then the seed is the unit and a paper's claims are corrected together. The next judged
+  runs are to be registered beforehand, on seeds that nobody has looked at.
+
+""".splitlines()
+
+
+def asserted_table() -> list[str]:
+    """The claims of the abstracts as Markdown, with what is beyond them."""
+    counts = Counter(row.state for row in ASSERTED)
+    words = ", ".join(f"{counts[state]} {state}" for state in STATES)
+    lines = ["## Every claim of the abstracts", "",
+             f"{len(ASSERTED)} claims in our own words: {words}. Weakened ones are measured in a "
+             "weaker form; absent ones say what measuring them would take.", "",
+             "| Paper | Claim | | Measured by | How, or why not |",
+             "|---|---|---|---|---|"]  # fmt: skip
+    for row in ASSERTED:
+        by = ", ".join(f"`{name}`" for name in row.by)
+        lines.append(f"| {row.paper} | {row.words} | {row.state} | {by} | {row.how} |")
+    lines += ["", "Beyond the abstracts:", ""]
+    return [*lines, *(f"- `{name}`: {why}" for name, why in BEYOND.items()), ""]
