@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from trueline.curation.jobs import job as jobs
@@ -15,6 +16,7 @@ from trueline.curation.jobs.job import Job
 from trueline.data import DataError, load_examples
 from trueline.errors import UserError
 from trueline.results import Finding
+from trueline.runs.curate import curate
 
 
 def write(path, n=20):
@@ -212,3 +214,55 @@ def test_two_launched_processes_share_the_work(tmp_path):
     assert len(list(tmp_path.glob("rank*"))) == 10
     run(load_examples(tmp_path / "in.jsonl"), tmp_path / "one.jsonl", even)
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+
+
+def shared_out(step, source, tmp_path, **options):
+    """What one machine writes, and what three shards and a merge write."""
+    alone = tmp_path / "alone" / "out.jsonl"
+    merged = tmp_path / "merged" / "out.jsonl"
+    assert curate(step, str(source), alone, **options) is not None
+    for shard in ("2/3", "1/3", "3/3", "1/3"):
+        assert curate(step, str(source), merged, shard=shard, **options) is None
+        assert not merged.exists()
+    made = curate(step, str(source), merged, merge=True, **options)
+    assert made is not None
+    assert not merged.with_name(".out.jsonl.work").exists()
+    facts = [json.loads((p.parent / "out.manifest.json").read_text()) for p in (alone, merged)]
+    for name in ("outputs", "counts", "dropped", "finding", "options"):
+        assert facts[0][name] == facts[1][name]
+    assert merged.read_bytes() == alone.read_bytes()
+    return merged
+
+
+def many_rows(path, count=2100):
+    rows = [
+        {"prompt": f"how do i find the way to house {i % 1700}, please?", "chosen": f"left {i}",
+         "rejected": f"right {i % 40}"}
+        for i in range(count)
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_shards_merged_equal_one_machine(tmp_path):
+    source = many_rows(tmp_path / "a.jsonl")
+    shared_out("dedup", source, tmp_path / "dedup", by="prompt", near=0.9)
+    vectors = np.random.default_rng(0).normal(size=(4200, 8)).astype(np.float32)
+    np.save(tmp_path / "v.npy", vectors)
+    shared_out("select", source, tmp_path / "select", vectors=tmp_path / "v.npy", fraction=0.3)
+
+
+def test_a_merge_without_all_shards_and_shards_of_nothing_are_refused(tmp_path, capsys):
+    source = many_rows(tmp_path / "a.jsonl", 40)
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(UserError, match="1 chunks of the stage 'signatures' are not there"):
+        curate("dedup", str(source), out, near=0.9, merge=True)
+    assert curate("dedup", str(source), out, near=0.9, shard="2/2") is None
+    assert "1 chunks of other shards are not there yet" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(UserError, match="leave --shard out"):
+        curate("dedup", str(source), out, shard="1/2")
+    for bad in ("0/2", "3/2", "2", "a/b"):
+        with pytest.raises(UserError, match="shard must be i/n"):
+            curate("dedup", str(source), out, near=0.9, shard=bad)
+    with pytest.raises(UserError, match="one of the two"):
+        curate("dedup", str(source), out, near=0.9, shard="1/2", merge=True)

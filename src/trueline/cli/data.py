@@ -47,6 +47,12 @@ STYLES = {"prompt": "dim", "chosen": "green", "desirable": "green", "rejected": 
 SHOWN = 600  # characters of each part of the example that is shown
 PLACES = 2  # places of each reason on the terminal; the report and the manifest have more
 
+Share = Annotated[
+    str | None,
+    typer.Option("--shard", help="Do share i of n of the work, as 2/8, and write nothing."),
+]
+Merge = Annotated[bool, typer.Option("--merge", help="Write from what all shards found out.")]
+SHARING = {"shard": (Share, None), "merge": (Merge, False)}
 WRITING = {"overwrite": (Overwrite, False), "html": (Html, True), "json": (Json, False)}
 
 
@@ -58,7 +64,7 @@ def steps() -> dict[str, Any]:
     for name, step in every().items():
         reading = READING if step.reads else {k: READING[k] for k in ("split", "skip_bad")}
         before = {"source": (Source, ...)} if step.reads else {}
-        after = {"to": (To, step.to), **reading, **WRITING}
+        after = {"to": (To, step.to), **reading, **(SHARING if step.reads else {}), **WRITING}
         made[name] = command(
             _runner(step), step.make, before, after, between={"output": (Output, ...)}
         )

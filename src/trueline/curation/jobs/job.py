@@ -4,6 +4,7 @@ A verb *maps* what costs something (a judge, an embedding, a model) over chunks 
 then *writes* what the collected notes decide. Each finished chunk is a small file in a work folder
 beside the output, named by the content of its examples; an interrupted run finds it again and goes
 on. Rank r of w works on chunks r, r + w, ...; rank 0 alone writes, in the order of the input.
+Over several machines see :mod:`trueline.curation.jobs.shard`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, TypeAlias
 
 from trueline.curation.jobs.chunks import Chunk, Note, Notes, sha256
 from trueline.curation.jobs.disk import batched
+from trueline.curation.jobs.shard import after_stage, before_writing, present
 from trueline.data.convert import check_output, write_examples
 from trueline.data.load import Examples, LoadReport
 from trueline.data.readers import DataError
@@ -104,7 +106,7 @@ class Job:
         if not self.folder:
             self.check(self.output)
         self.dropped = LoadReport()
-        self.resumed = 0
+        self.resumed = self.stages = 0
         self.content: str | None = None
         self.prompts = self.responses = self.most_responses = 0
         self.written: dict[str, dict[str, Any]] = {}
@@ -136,7 +138,12 @@ class Job:
         return Identity.of(facts, {}).facts
 
     def begin(self) -> None:
-        """Keep a record of the job, for as long as it is at work."""
+        """Keep a record of the job, for as long as it is at work. Of shares none is kept: there are
+        several at once, and their files say what is done."""
+        shard = present()
+        if shard is not None and shard.index is not None:
+            self.work.mkdir(parents=True, exist_ok=True)
+            return
         run = Run(self.work)
         kept = status(run)
         if not self.leader or (kept is not None and kept.mine):
@@ -196,11 +203,17 @@ class Job:
         self.begin()
         folder = self.work / f"{stage.replace(' ', '-')}-{name}"
         folder.mkdir(parents=True, exist_ok=True)
+        self.stages += 1
+        shard = present()
+        merging = shard is not None and shard.index is None
+        turns, turn = started(), rank()
+        if shard is not None and shard.index is not None:
+            turns, turn = turns * shard.count, turn + started() * (shard.index - 1)
         files = []
         for chunk in self.chunks(size, stage):
             path = folder / f"{chunk.index:07d}-{chunk.digest}.json"
             files.append(path)
-            if chunk.index % started() != rank():
+            if chunk.index % turns != turn or merging:
                 continue
             if path.exists():
                 self.resumed += len(chunk.examples)
@@ -213,6 +226,8 @@ class Job:
                 )
             write_text(path, json.dumps(notes, allow_nan=False))
             piece_done()
+        if shard is not None:
+            after_stage(stage, [path for path in files if not path.exists()])
         return Notes(files)
 
     def drop(self, example: Example, reason: str) -> None:
@@ -226,6 +241,7 @@ class Job:
             DataError: no row is left; the message says what took most of them.
         """
         path = self.output if path is None else path
+        before_writing(self.stages)
         self.check(path)
         self.begin()
         part = self.work / path.name

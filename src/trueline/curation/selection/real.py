@@ -41,6 +41,7 @@ from trueline.curation.selection.similarity import STRATEGIES
 from trueline.curation.selection.vectors import Cached
 from trueline.data.load import Examples
 from trueline.errors import UserError
+from trueline.files import checksum
 from trueline.processes import rank
 from trueline.records import Example
 
@@ -174,8 +175,7 @@ def _identity(vectors: Vectors) -> str:
     if isinstance(vectors, Cached):
         return vectors.embedder.identity
     if isinstance(vectors, Precomputed):
-        stat = vectors.path.stat()
-        return f"{vectors.path.name} {stat.st_size} {stat.st_mtime_ns}"
+        return f"vectors {checksum(vectors.path)}"
     return getattr(vectors, "identity", repr(vectors))
 
 
