@@ -101,7 +101,7 @@ def test_ranks_share_the_chunks_and_the_output_is_that_of_one(tmp_path, monkeypa
 
         return run(source, tmp_path / "out.jsonl", work)
 
-    monkeypatch.setattr(jobs, "world_size", lambda: 3)
+    monkeypatch.setattr(jobs, "started", lambda: 3)
     assert as_rank(2) is None
     assert as_rank(1) is None
     assert as_rank(0) is not None

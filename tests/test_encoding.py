@@ -10,11 +10,12 @@ from corpus import CHATS, PLAIN, TEMPLATES, small, text_example
 from tiny import WORDS, tiny_tokenizer
 from trueline.batching import Branch, Encoder, Recipe, TokenTree, Trees, encoded, view
 from trueline.batching.arrow import Shard
-from trueline.data import load_examples
+from trueline.config import load_run_config
+from trueline.data import Mapped, Mixed, load_examples
 from trueline.data.chat import as_chat
-from trueline.data.mapped import Mapped
 from trueline.data.split import split_by_prompt
 from trueline.errors import UserError
+from trueline.runs.align import load_datasets
 from trueline.training.token_masks import difference_mask
 
 
@@ -212,3 +213,50 @@ def test_data_that_grew_are_encoded_where_they_grew(tmp_path, monkeypatch):
     lines(path, 16)
     encoded(load_examples(path), recipe(), folder=tmp_path / "kept")
     assert sum(asked) == 4
+
+
+def test_several_sources_are_one_stream(tmp_path):
+    def source(name, count):
+        texts = [{"prompt": f"{name} {i}", "chosen": "yes", "rejected": "no"} for i in range(count)]
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in texts))
+        return load_examples(path)
+
+    a, b = source("a", 300), source("b", 300)
+    whole = Mixed([a, b])
+    assert [e.prompt for e in whole] == [e.prompt for e in (*a, *b)]
+    assert (whole.report.rows, whole.source) == (600, f"{tmp_path}/a.jsonl, {tmp_path}/b.jsonl")
+    by_weight = Mixed([a, b], [3.0, 1.0], seed=1)
+    drawn = [e.prompt[0] for e in by_weight]
+    assert drawn == [e.prompt[0] for e in by_weight]
+    assert 0.68 < drawn.count("a") / len(drawn) < 0.82
+    assert max(drawn.count("a"), drawn.count("b")) == 300, "until a source ends"
+    names = [whole.name, by_weight.name, Mixed([a, b], [3.0, 1.0]).name, Mixed([b, a]).name]
+    assert len({json.dumps(name) for name in names}) == 4
+    assert Mixed([a, load_examples(rows())]).name is None
+    with pytest.raises(UserError, match="one positive weight"):
+        Mixed([a, b], [1.0])
+    chat = Mapped(b, as_chat, "as_chat")
+    with pytest.raises(UserError, match="differ in layout"):
+        list(Mixed([a, chat]))
+
+
+def test_a_configuration_mixes_data_sets(tmp_path):
+    def read(*entries, **more):
+        given = {"loss_type": "dpo", "datasets": list(entries), **more}
+        return load_datasets(load_run_config(None, given, set()).data, seed=3)
+
+    first, second = lines(tmp_path / "a.jsonl", 9), lines(tmp_path / "b.jsonl", 5)
+    train, test = read({"path": str(first)}, {"path": str(second)})
+    assert (len(list(train)), test) == (14, None)
+    train, _ = read({"path": str(first), "weight": 1}, {"path": str(second), "weight": 3})
+    assert train.name[1:] == [[1.0, 3.0], 3]
+    for entries, said in (
+        (["a.jsonl"], "must be"),
+        ([{"path": str(first), "fraction": 0.5}], "'fraction' is not known"),
+        ([{"path": str(first), "weight": 1}, {"path": str(second)}], "or none of them"),
+    ):
+        with pytest.raises(UserError, match=said):
+            read(*entries)
+    with pytest.raises(UserError, match="one of the two"):
+        read({"path": str(first)}, dataset_name="c.jsonl")

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trueline.errors import UserError
+from trueline.evaluation.decoding import can_leave
 from trueline.evaluation.generation import Generation, generate, truncated_rate
 from trueline.evaluation.sampling import GumbelNoise
 from trueline.prompts import Renderer, pad
@@ -190,7 +191,50 @@ def test_progress_reaches_the_end(model, tokenizer) -> None:
         model, tokenizer, PROMPTS, max_new_tokens=1, batch_size=4,
         progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
-    assert seen == [(4, 6), (6, 6)]
+    assert seen == [(i, 6) for i in range(1, 7)]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rows_that_leave_and_join_say_what_they_say_in_plain_batches(
+    tokenizer, temperature, monkeypatch
+) -> None:
+    """Answers of many lengths: each row's tokens are those of transformers' own generation, in
+    half as many row-steps."""
+    model = tiny_model(tokenizer, seed=3)
+    prompts = [" ".join(WORDS[k % 13 : k % 13 + 1 + k % 7]) for k in range(40)]
+    settings = {"max_new_tokens": 30, "temperature": 3 * temperature, "seed": 1}
+    seen = []
+    handle = model.register_forward_pre_hook(
+        lambda _, args, given: seen.append(len(given["input_ids"])), with_kwargs=True
+    )
+
+    def answers(**more):
+        seen.clear()
+        return generate(model, tokenizer, prompts, **settings, **more), sum(seen)
+
+    leaving, few = answers(batch_size=8)
+    alone, _ = answers(batch_size=1)
+    assert can_leave(model)
+    monkeypatch.setattr("trueline.evaluation.generation.can_leave", lambda _: False)
+    plain, many = answers(batch_size=8)
+    handle.remove()
+    assert leaving == plain == alone
+    lengths = [answer.tokens for answer in plain]
+    assert few == sum(lengths)
+    if temperature:
+        assert len(set(lengths)) > 8
+        assert few < 0.7 * many
+
+
+def test_models_whose_rows_cannot_leave_generate_as_transformers_does() -> None:
+    from transformers import MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
+
+    small = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 16}
+    window = MistralForCausalLM(MistralConfig(**small, **heads, sliding_window=4))
+    assert not can_leave(window)
+    assert can_leave(MistralForCausalLM(MistralConfig(**small, **heads, sliding_window=None)))
+    assert not can_leave(MambaForCausalLM(MambaConfig(**small, state_size=4)))
 
 
 def test_nothing_asked_nothing_answered(model, tokenizer) -> None:
@@ -248,7 +292,7 @@ def test_sampled_tokens_follow_the_softmax(model, tokenizer) -> None:
     counts = torch.zeros(len(expected))
     for seed in range(n):
         noise = GumbelNoise([ids], temperature, seed)
-        counts[int(noise(torch.tensor([ids]), logits[None]).argmax())] += 1
+        counts[int(noise([0], logits[None]).argmax())] += 1
     large = expected >= 5
     seen = [*counts.numpy()[large], counts.numpy()[~large].sum()]
     wanted = [*expected[large], expected[~large].sum()]

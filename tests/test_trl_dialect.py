@@ -91,7 +91,6 @@ REFUSED = {
     "dpo num_processes=4": "accelerate launch --num_processes ... $(which trueline) dpo",
     "dpo accelerate_config=zero2": "accelerate launch --config_file",
     'dpo model_init_kwargs={"device_map":"auto"}': "'device_map' is not known",
-    'dpo datasets=[{"path":"a"},{"path":"b"}]': "several are not mixed",
     "cpo loss_type=ipo": "loss_type: 'ipo' of TRL's cpo script",
     "cpo loss_type=alphapo alpha=0.25": "AlphaPO's reward shape",
     "cpo label_smoothing=0.1": "CPO's losses have none",

@@ -180,8 +180,6 @@ WORDS: tuple[Word, ...] = (
              "0", None, 0, scripts="cpo"),
     _refused("tpo_alpha", NO_TPO, None),
     _refused("tpo_l_gamma", NO_TPO, None),
-    _refused("datasets", "several are not mixed; put the files in one folder and give one "
-             "dataset_name (a mixture of one is read)", None, []),
     _refused("test_split_size", "test_size holds out a share of the prompts", None),
     _refused("env", "a file sets no environment variables; put them before the command", None, {}),
     _refused("ignore_bias_buffers", "buffers are left to DDP; ddp_broadcast_buffers: false keeps "
@@ -514,13 +512,10 @@ def _of_model(value: Any) -> dict[str, Any]:
 
 
 def _of_mixture(entries: list[Any]) -> dict[str, Any]:
-    """A mixture of one data set as its name, configuration and split."""
+    """A mixture of one data set as its name, configuration and split; of several as it is."""
     names = {"path": "dataset_name", "name": "dataset_config", "split": "dataset_train_split"}
-    if len(entries) > 1 or not isinstance(entries[0], Mapping):
-        raise UserError(
-            "datasets: several are not mixed here; put the files in one folder, give one "
-            "dataset_name"
-        )
+    if len(entries) > 1 or not isinstance(entries[0], Mapping) or "weight" in entries[0]:
+        return {"datasets": entries}
     for key in entries[0]:
         if key not in (*names, "columns", "fraction"):
             raise UserError(f"datasets: {key!r} is not known; path, name and split are")

@@ -95,6 +95,9 @@ class DataArguments:
 
     Args:
         dataset_name: a file, a folder or a hub id; every form of ``trueline data inspect``.
+        datasets: several instead, each ``{path: ..., name: ..., split: ..., weight: ...}``. Without
+            weights they are read one after the other, each row once; with weights rows are drawn
+            in those proportions until a source ends.
         dataset_config: the hub data set's configuration.
         dataset_train_split, dataset_test_split: splits to train and to evaluate on.
         eval_dataset_name: a separate file or id to evaluate on.
@@ -108,6 +111,7 @@ class DataArguments:
     """
 
     dataset_name: str | None = None
+    datasets: list[Any] | None = None
     dataset_config: str | None = None
     dataset_train_split: str = "train"
     dataset_test_split: str = "test"

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import get_args
 
 from trueline.curation.jobs.job import Curated, Job, Progress
 from trueline.data.chat import as_chat
 from trueline.data.load import Examples
-from trueline.data.readers import DataError
+from trueline.data.mixed import Exhausted, check_weights, draw, one_layout
 from trueline.errors import UserError
 from trueline.records import Example
 from trueline.results import Finding
 from trueline.stats.resampling import share
-
-Exhausted: TypeAlias = Literal["stop", "repeat", "drop"]
 
 
 def mix(
@@ -58,8 +55,7 @@ def mix(
     if len(sources) < 2:
         raise UserError(f"mixing takes two sources or more, got {len(sources)}")
     weights = list(weights) if weights is not None else [1.0] * len(sources)
-    if len(weights) != len(sources) or not all(0 < weight < float("inf") for weight in weights):
-        raise UserError(f"expected one positive weight for each of {len(sources)} sources")
+    check_weights(weights, len(sources))
     if exhausted not in get_args(Exhausted):
         raise UserError(f"exhausted must be stop, repeat or drop, got {exhausted!r}")
     if count is not None and count < 1:
@@ -77,25 +73,14 @@ def mix(
     ends: Counter[str] = Counter()
 
     def rows() -> Iterator[Example]:
-        stream = _draw(
-            dict(zip(names, sources, strict=True)), weights, exhausted, count, seed, ends
-        )
-        layout: bool | None = None
+        stream = draw(dict(zip(names, sources, strict=True)), weights, exhausted, count, seed, ends)
         for number, (name, row) in enumerate(stream, start=1):
-            example = as_chat(row) if chat else row
-            if layout not in (None, example.conversational):
-                raise DataError(
-                    example.id or name,
-                    "sources differ in layout, text and conversations; turn text into "
-                    "conversations (--chat)",
-                )
-            layout = example.conversational
             drawn[name] += 1
             if progress is not None:
                 progress("mixing", number)
-            yield example
+            yield as_chat(row) if chat else row
 
-    total = job.write(rows())
+    total = job.write(one_layout(rows()))
     wanted = sum(weights)
     metrics = [share(f"share of {name}", drawn[name], total) for name in names]
     parts = ", ".join(
@@ -114,34 +99,3 @@ def _names(sources: Sequence[Examples]) -> list[str]:
         name = source.source or f"source {number}"
         names.append(name if name not in names else f"{name} ({number})")
     return names
-
-
-def _draw(
-    sources: Mapping[str, Examples],
-    weights: Sequence[float],
-    exhausted: Exhausted,
-    count: int | None,
-    seed: int,
-    ends: Counter[str],
-) -> Iterator[tuple[str, Example]]:
-    """Rows with their source's name, until the policy or the count says enough."""
-    rng = random.Random(f"mix {seed}")
-    streams = {name: iter(source) for name, source in sources.items()}
-    weight = dict(zip(sources, weights, strict=True))
-    given = 0
-    while streams and given != count:
-        [name] = rng.choices(list(streams), [weight[name] for name in streams])
-        row = next(streams[name], None)
-        if row is None:
-            ends[name] += 1
-            if exhausted == "stop":
-                return
-            if exhausted == "drop":
-                del streams[name]
-                continue
-            if count is None and len(ends) == len(sources):
-                return
-            streams[name] = iter(sources[name])
-            row = next(streams[name])
-        yield name, row
-        given += 1

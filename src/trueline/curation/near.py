@@ -12,7 +12,8 @@ Source: Broder (1997), "On the resemblance and containment of documents"; datask
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -36,6 +37,7 @@ class Match(NamedTuple):
     exact: bool
 
 
+@lru_cache(maxsize=8)
 def shingles(text: str) -> Shingles:
     """The sorted distinct 32-bit hashes of the text's runs of five characters.
 
@@ -49,12 +51,20 @@ def shingles(text: str) -> Shingles:
         points = np.pad(points, (0, RUN - len(points) if len(points) else 0))
     if not len(points):
         return np.zeros(0, dtype=np.uint32)
-    windows = np.lib.stride_tricks.sliding_window_view(points.astype(np.uint64), RUN)
-    mixed = np.zeros(len(windows), dtype=np.uint64)
-    for column in windows.T:
+    wide = points.astype(np.uint64)
+    count = len(wide) - RUN + 1
+    mixed = _mixed([wide[start : start + count] for start in range(RUN)])
+    found: Shingles = np.unique((mixed >> np.uint64(32)).astype(np.uint32))
+    return found
+
+
+def _mixed(columns: Iterable[Any]) -> Any:
+    """Columns of 64-bit numbers hashed together, row by row."""
+    mixed = np.uint64(0)
+    for column in columns:
         mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(29)
-    return np.unique((mixed >> np.uint64(32)).astype(np.uint32))
+    return mixed
 
 
 def jaccard(a: Shingles, b: Shingles) -> float:
@@ -98,15 +108,11 @@ def band_keys(texts: Sequence[str], threshold: float) -> list[list[int]]:
     signatures = MinHash.bulk(
         [one.tolist() for one in sets], num_perm=PERMUTATIONS, seed=1, hashfunc=int
     )
-    return [
-        [
-            int.from_bytes(digest(band, values.tobytes())[:8], "big") >> 1
-            for band, values in enumerate(np.split(signature.hashvalues[: bands * rows], bands))
-        ]
-        if len(one)
-        else []
-        for one, signature in zip(sets, signatures, strict=True)
-    ]
+    values = np.array([signature.hashvalues[: bands * rows] for signature in signatures])
+    numbers = np.broadcast_to(np.arange(bands, dtype=np.uint64), (len(sets), bands))
+    columns = values.astype(np.uint64).reshape(len(sets), bands, rows).transpose(2, 0, 1)
+    keys = (_mixed([numbers, *columns]) >> np.uint64(1)).tolist()
+    return [own if len(one) else [] for one, own in zip(sets, keys, strict=True)]
 
 
 class NearIndex:

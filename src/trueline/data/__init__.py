@@ -7,7 +7,8 @@ from trueline.data.convert import TARGETS, WriteReport, write_examples
 from trueline.data.forms import FORMS, Form, detect
 from trueline.data.inspect import DataSummary, inspect_examples
 from trueline.data.load import Drop, Examples, LoadReport, load_examples
-from trueline.data.mapped import Mapped
+from trueline.data.mapped import Mapped, Stream
+from trueline.data.mixed import Mixed
 from trueline.data.readers import DataError
 from trueline.data.tally import Lengths
 from trueline.verbs import Data
@@ -23,6 +24,8 @@ __all__ = [
     "Lengths",
     "LoadReport",
     "Mapped",
+    "Mixed",
+    "Stream",
     "WriteReport",
     "detect",
     "inspect_examples",

@@ -73,8 +73,8 @@ class Examples:
         source: str | None = None,
         files: Sequence[Path] = (),
     ) -> None:
-        self.report = LoadReport()
-        self.source = source
+        self.report: LoadReport = LoadReport()
+        self.source: str | None = source
         self.files = tuple(files)
         self._open = rows
         self._form = form

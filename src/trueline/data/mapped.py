@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
-from trueline.data.load import Examples, LoadReport
+from trueline.data.load import LoadReport
 from trueline.errors import UserError
 from trueline.records import Example
+
+
+class Stream(Protocol):
+    """Examples that can be read again: of one source, of several, or changed on their way."""
+
+    @property
+    def source(self) -> str | None: ...
+
+    @property
+    def name(self) -> Any: ...
+
+    @property
+    def report(self) -> LoadReport: ...
+
+    def __iter__(self) -> Iterator[Example]: ...
 
 
 class Mapped:
@@ -25,7 +40,7 @@ class Mapped:
 
     def __init__(
         self,
-        examples: Examples | Mapped,
+        examples: Stream,
         change: Callable[[Example], Example | None],
         facts: Any,
         *,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from trueline.data.load import Examples
-from trueline.data.mapped import Mapped
+from trueline.data.mapped import Mapped, Stream
 from trueline.errors import UserError
 from trueline.records import Example, Text
 
@@ -17,9 +16,7 @@ def position(prompt: Text, seed: int = 0) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def split_by_prompt(
-    examples: Examples | Mapped, test_size: float, seed: int = 0
-) -> tuple[Mapped, Mapped]:
+def split_by_prompt(examples: Stream, test_size: float, seed: int = 0) -> tuple[Mapped, Mapped]:
     """Examples as (train, test), decided by a hash of the prompt and the seed.
 
     Every prompt falls to the test side with probability ``test_size``, whatever else is in the

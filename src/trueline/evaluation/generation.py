@@ -1,13 +1,15 @@
 """Answers: generation for a list of prompts, the same whatever the batch.
 
-Only the tokens of a prompt (and, with a temperature, the seed) decide its answer. Batches are
-padded on the left under an attention mask, sorted by length, and results come back in the order
-of the prompts.
+Only the tokens of a prompt (and, with a temperature, the seed) decide its answer. Rows are padded
+on the left under an attention mask, the longest first; one that has ended leaves the batch, and
+another takes its place (:mod:`trueline.evaluation.decoding`). Results come back in the order of the
+prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,6 +17,7 @@ import torch
 
 from trueline.diagnostics.separation.hidden import evaluating
 from trueline.errors import UserError
+from trueline.evaluation.decoding import can_leave, decode
 from trueline.evaluation.sampling import GumbelNoise
 from trueline.prompts import Progress, Renderer, batches_by_length, pad
 from trueline.records import Text
@@ -88,9 +91,9 @@ def generate(
             each prompt; they follow the generation prompt directly.
         temperature: 0 for greedy decoding.
         seed: of the sampling; without effect where the temperature is 0.
-        batch_size: prompts in a batch; longest first.
-        progress: called with (done, all) after each batch.
-        on_answer: called with each answer after its batch, so that a caller can keep it.
+        batch_size: prompts under way at once; longest first.
+        progress: called with (done, all) after each answer.
+        on_answer: called with each answer as soon as it is there, so that a caller can keep it.
 
     Returns:
         One :class:`Generation` for each prompt, in the order of the prompts.
@@ -112,22 +115,20 @@ def generate(
         for i, (prompt, start) in enumerate(zip(prompts, starts, strict=True))
     ]
     ends = end_tokens(model, tokenizer)
-    found: list[Generation | None] = [None] * len(prompts)
-    done = 0
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, got {batch_size}")
+    found: dict[int, Generation] = {}
+    noise = GumbelNoise([given.ids for given in inputs], temperature, seed) if temperature else None
     with evaluating(model):
-        for batch in batches_by_length([len(given.ids) for given in inputs], batch_size):
-            rows = [inputs[i].ids for i in batch]
-            noise = [GumbelNoise(rows, temperature, seed)] if temperature else []
-            for i, new in zip(
-                batch, _decode(model, rows, max_new_tokens, ends, noise), strict=True
-            ):
-                found[i] = answer = generation(tokenizer, inputs[i], new, ends)
-                if on_answer is not None:
-                    on_answer(i, answer)
-            done += len(batch)
+        way = decode if can_leave(model) else _in_batches
+        rows = [given.ids for given in inputs]
+        for i, new in way(model, rows, max_new_tokens, ends, size=batch_size, noise=noise):
+            found[i] = answer = generation(tokenizer, inputs[i], new, ends)
+            if on_answer is not None:
+                on_answer(i, answer)
             if progress is not None:
-                progress(done, len(prompts))
-    return [generation for generation in found if generation is not None]
+                progress(len(found), len(prompts))
+    return [found[i] for i in range(len(prompts))]
 
 
 def truncated_rate(generations: Sequence[Generation], *, level: float = 0.95) -> Metric:
@@ -176,12 +177,32 @@ def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return sorted(int(end) for end in {*ends, tokenizer.eos_token_id} if end is not None)
 
 
-def _decode(
+def _in_batches(
     model: Any,
     rows: Sequence[Sequence[int]],
     max_new_tokens: int,
     ends: Sequence[int],
-    noise: Sequence[GumbelNoise],
+    *,
+    size: int,
+    noise: GumbelNoise | None,
+) -> Iterator[tuple[int, list[int]]]:
+    """Each row's number and new tokens, batch by batch of like length."""
+    for batch in batches_by_length([len(row) for row in rows], size):
+        some = [rows[i] for i in batch]
+        draws = [] if noise is None else [functools.partial(_with_noise, noise, batch)]
+        yield from zip(batch, _generated(model, some, max_new_tokens, ends, draws), strict=True)
+
+
+def _with_noise(noise: GumbelNoise, batch: list[int], _: Any, scores: torch.Tensor) -> torch.Tensor:
+    return noise(batch, scores)
+
+
+def _generated(
+    model: Any,
+    rows: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    ends: Sequence[int],
+    noise: Sequence[Any],
 ) -> list[list[int]]:
     """Each row's new tokens up to and with its end token: the argmax at every step.
 

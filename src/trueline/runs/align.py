@@ -16,8 +16,12 @@ from trueline.terminal import console
 
 if TYPE_CHECKING:
     from trueline.config import DataArguments, RunConfig
+<<<<<<< HEAD
     from trueline.data import Examples, Mapped
     from trueline.records import Example
+=======
+    from trueline.data import Stream
+>>>>>>> 6a05c29 (Generation lets finished rows leave the batch and others join; data sets are mixed by weight; near-duplicates are found in two thirds of the time; vLLM's ranks)
     from trueline.training import AlignmentTrainer
 
 DRAWN = 4096
@@ -250,9 +254,7 @@ def _output(run: RunConfig) -> Path:
     return Path(run.training.output_dir or "runs/align")
 
 
-def load_datasets(
-    data: DataArguments, seed: int
-) -> tuple[Examples | Mapped, Examples | Mapped | None]:
+def load_datasets(data: DataArguments, seed: int) -> tuple[Stream, Stream | None]:
     """Train and, where there are any, held-out examples.
 
     Held-out rows come from ``eval_dataset_name``; else from a share of the prompts
@@ -262,13 +264,19 @@ def load_datasets(
     from trueline.data.split import split_by_prompt
     from trueline.errors import UserError
 
-    if data.dataset_name is None:
+    train: Stream
+    if data.datasets:
+        train = _mixture(data, seed)
+    elif data.dataset_name is None:
         raise UserError("dataset_name is missing: give a file, a folder or a hub id")
-    train = _read(data, data.dataset_name, data.dataset_train_split)
+    else:
+        train = _read(data, data.dataset_name, data.dataset_train_split)
     if data.eval_dataset_name is not None:
         return train, _read(data, data.eval_dataset_name, data.dataset_test_split)
     if data.test_size:
         return split_by_prompt(train, data.test_size, seed)
+    if data.dataset_name is None:
+        return train, None
     if Path(data.dataset_name).is_file() or data.dataset_test_split == data.dataset_train_split:
         return train, None
     try:
@@ -280,7 +288,40 @@ def load_datasets(
     return train, test
 
 
-def _read(data: DataArguments, source: str, split: str) -> Examples | Mapped:
+def _mixture(data: DataArguments, seed: int) -> Stream:
+    """The sources of ``datasets``, one after the other or by weight."""
+    from trueline.data import Mixed
+    from trueline.errors import UserError
+
+    if data.dataset_name is not None:
+        raise UserError("dataset_name names one source and datasets several; give one of the two")
+    if data.dataset_config is not None:
+        raise UserError("dataset_config is of dataset_name; of datasets each has its own name")
+    entries = data.datasets or []
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+            raise UserError(f"each of datasets must be {{path: ..., weight: ...}}, got {entry!r}")
+        unknown = set(entry) - {"path", "name", "split", "weight"}
+        if unknown:
+            raise UserError(
+                f"datasets: {min(unknown)!r} is not known; path, name, split and weight are"
+            )
+    weights = [entry.get("weight") for entry in entries]
+    given = [weight for weight in weights if weight is not None]
+    if given and (len(given) < len(weights) or not all(isinstance(w, int | float) for w in given)):
+        raise UserError(f"give each of datasets a weight, a number, or none of them; got {weights}")
+    sources = [
+        _read(
+            dataclasses.replace(data, dataset_config=entry.get("name")),
+            entry["path"],
+            entry.get("split") or data.dataset_train_split,
+        )
+        for entry in entries
+    ]
+    return Mixed(sources, [float(w) for w in given] if given else None, seed=seed)
+
+
+def _read(data: DataArguments, source: str, split: str) -> Stream:
     from trueline.data import Mapped, load_examples
     from trueline.data.chat import as_chat
 

@@ -52,7 +52,7 @@ def write(trainer: AlignmentTrainer, run: Run) -> None:
     run.write_manifest(
         command=trainer.facts.get("command", "AlignmentTrainer"),
         seed=trainer.args.seed,
-        data=config["dataset_name"],
+        data=config["dataset_name"] or trainer.sources.get("train"),
         data_hash=file_hash(config["dataset_name"]),
         train_examples=len(trainer.train_dataset),
         encoding=dict(trainer.encoder.counts),

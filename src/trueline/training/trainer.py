@@ -30,7 +30,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trueline.batching import Encoder, Recipe, TokenTree, Trees, encoded
 from trueline.batching.arrow import BLOCK
 from trueline.config import AlignmentConfig
-from trueline.data import Examples, Mapped, load_examples
+from trueline.data import Examples, Mapped, Mixed, load_examples
 from trueline.errors import UserError
 from trueline.files import cache_folder, write_json
 from trueline.identity import Identity
@@ -918,7 +918,7 @@ def _blocks(trees: Iterable[TokenTree]) -> Iterator[Sequence[TokenTree]]:
 
 def _examples(dataset: Any) -> Any:
     """A stream of examples, or a list of them."""
-    if isinstance(dataset, Examples | Mapped):
+    if isinstance(dataset, Examples | Mapped | Mixed):
         return dataset
     if isinstance(dataset, list) and dataset and isinstance(dataset[0], Example):
         return dataset
