@@ -2,12 +2,15 @@
 
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from corpus import CHATS, PLAIN, TEMPLATES, small, text_example
-from tiny import WORDS, tiny_tokenizer
+from tiny import WORDS, tiny_llama, tiny_tokenizer
+from trueline import AlignmentConfig, AlignmentTrainer
 from trueline.batching import Branch, Encoder, Recipe, TokenTree, Trees, encoded, view
 from trueline.batching.arrow import Shard
 from trueline.config import load_run_config
@@ -16,6 +19,7 @@ from trueline.data.chat import as_chat
 from trueline.data.split import split_by_prompt
 from trueline.errors import UserError
 from trueline.runs.align import load_datasets
+from trueline.training.streaming import TreeStream
 from trueline.training.token_masks import difference_mask
 
 
@@ -260,3 +264,92 @@ def test_a_configuration_mixes_data_sets(tmp_path):
             read(*entries)
     with pytest.raises(UserError, match="one of the two"):
         read({"path": str(first)}, dataset_name="c.jsonl")
+
+
+# --- streams --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("buffer", [1, 7, 1000])
+def test_a_stream_gives_the_same_trees_however_it_is_taken(buffer, tmp_path, monkeypatch):
+    monkeypatch.setattr("trueline.training.streaming.AHEAD", 8)
+    examples = load_examples(lines(tmp_path / "a.jsonl", 40))
+
+    def stream():
+        return TreeStream(examples, recipe(), buffer=buffer, seed=3)
+
+    whole = stream().take(range(100))  # two epochs and a half
+    assert sorted(tree.id for tree in whole[:40]) == sorted(e.id for e in examples)
+    assert sorted(tree.id for tree in whole[40:80]) == sorted(e.id for e in examples)
+    ordered = [tree.id for tree in whole[:40]] == [e.id for e in examples]
+    assert ordered == (buffer == 1)
+    parts = stream()
+    all_same(
+        [t for start in range(0, 100, 10) for t in parts.take(range(start, start + 10))], whole
+    )
+    for start in (0, 7, 39, 40, 63):
+        all_same(stream().take(range(start, start + 20)), whole[start : start + 20])
+
+
+def test_skipping_counts_trees_and_not_rows(tmp_path):
+    texts = [
+        {"prompt": f"why {i} ?", "completions": ["yes", "no", "maybe"], "scores": [3, 2, i % 3]}
+        for i in range(12)
+    ]
+    path = tmp_path / "ranked.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in texts))
+    one = TreeStream(load_examples(path), recipe(), buffer=3, seed=0)
+    whole = one.take(range(40))
+    assert len({tree.id for tree in whole}) < len(whole)
+    for start in range(12):
+        other = TreeStream(load_examples(path), recipe(), buffer=3, seed=0)
+        all_same(other.take(range(start, 40)), whole[start:])
+
+
+def test_a_resumed_stream_goes_on_at_the_next_row(tmp_path):
+    examples = load_examples(lines(tmp_path / "a.jsonl", 40))
+
+    def run(folder, **more):
+        return AlignmentTrainer(
+            tiny_llama(),
+            args=AlignmentConfig(
+                output_dir=str(folder), loss_type="dpo", max_steps=6, streaming=True, seed=5,
+                streaming_buffer=9, per_device_train_batch_size=4, precompute_ref_log_probs=False,
+                save_steps=2, report_to="none", use_cpu=True, disable_tqdm=True, learning_rate=1e-2,
+                reference_cache="none", gradient_checkpointing=False, **more,
+            ),
+            train_dataset=examples, processing_class=tiny_tokenizer(),
+        )  # fmt: skip
+
+    whole = run(tmp_path / "whole")
+    whole.train()
+    part = run(tmp_path / "part")
+    part.train()
+    for step in (4, 6):
+        shutil.rmtree(tmp_path / "part" / f"checkpoint-{step}")
+    resumed = run(tmp_path / "part")
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 6
+    states = [list(t.model.state_dict().values()) for t in (whole, resumed)]
+    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"max_steps": -1}, "no known end"),
+        ({"precompute_ref_log_probs": True}, "not known beforehand"),
+        ({"streaming_buffer": 0}, "streaming_buffer must be"),
+    ],
+)
+def test_what_a_stream_cannot_do_is_refused(change, said, tmp_path):
+    examples = load_examples(lines(tmp_path / "a.jsonl", 4))
+    settings = {"max_steps": 2, "precompute_ref_log_probs": False, **change}
+    with pytest.raises(UserError, match=said):
+        AlignmentTrainer(
+            tiny_llama(),
+            args=AlignmentConfig(output_dir=str(tmp_path), loss_type="dpo", streaming=True,
+                                 report_to="none", use_cpu=True, **settings),
+            train_dataset=examples, processing_class=tiny_tokenizer(),
+        )  # fmt: skip
+    with pytest.raises(UserError, match="in memory already"):
+        TreeStream(load_examples(rows(3)), recipe(), buffer=2, seed=0)

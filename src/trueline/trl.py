@@ -83,8 +83,6 @@ SETTING = "the tokenizer is taken as it is saved; change it there, save it with 
 
 WORDS: tuple[Word, ...] = (
     # what only says how the same numbers are computed
-    _nothing("dataset_streaming", "rows are read as a stream, and kept as ids"),
-    _nothing("streaming", "rows are read as a stream, and kept as ids"),
     _nothing("dataloader_num_workers", PLAN),
     _nothing("dataloader_pin_memory", PLAN),
     _nothing("dataloader_persistent_workers", PLAN),

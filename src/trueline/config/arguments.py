@@ -38,6 +38,7 @@ RENAMED = {
     "warmup_ratio": "warmup_steps",
     "evaluation_strategy": "eval_strategy",
     "no_cuda": "use_cpu",
+    "dataset_streaming": "streaming",
 }
 
 
@@ -191,6 +192,9 @@ class AlignmentConfig(TrainingArguments):
         encoded_cache: folder where encoded rows are kept and found again; ``"none"`` keeps them in
             memory. Up to 4,096 rows are never kept.
         dataset_num_proc: processes that encode rows at once; 1 unless given.
+        streaming: read and encode rows on the way instead of all beforehand; ``max_steps`` says
+            how long. A resumed run goes on at the next row.
+        streaming_buffer: rows of a stream that wait in memory, of which a random one comes next.
         disable_dropout: train without dropout in the base model, as preference losses assume.
         share_prompts: compute a prompt shared by several completions once; exact.
         max_tokens_per_micro_batch: cut micro-batches by tokens rather than by examples: what one
@@ -236,6 +240,8 @@ class AlignmentConfig(TrainingArguments):
     reference_cache: str | None = None
     encoded_cache: str | None = None
     dataset_num_proc: int | None = None
+    streaming: bool = False
+    streaming_buffer: int = 10_000
     disable_dropout: bool = True
     share_prompts: bool = True
     max_tokens_per_micro_batch: int | None = None

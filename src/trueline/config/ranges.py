@@ -24,7 +24,7 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(
         "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
         "save_total_limit max_samples max_prompt_length max_tokens_per_micro_batch lora_r "
-        "entanglement_pairs answers_prompts answers_tokens dataset_num_proc "
+        "entanglement_pairs answers_prompts answers_tokens dataset_num_proc streaming_buffer "
         "torch_empty_cache_steps eval_accumulation_steps dataloader_prefetch_factor ddp_timeout "
         "ddp_bucket_cap_mb".split(),
         COUNT,

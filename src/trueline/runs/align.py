@@ -124,7 +124,7 @@ def run_alignment(run: RunConfig, *, resume: bool = False) -> dict[str, Any]:
         )
     for source, trees in ((train, trainer.train_dataset), (test, trainer.eval_dataset)):
         if source is not None and trainer.is_world_process_zero():
-            _say_read(source.source, trees.about)
+            _say_read(source.source, trees.about)  # of a stream what its beginning tells
     trainer.facts = {
         "command": "trueline align",
         **dataclasses.asdict(run.model),
@@ -199,6 +199,8 @@ def _train(run: RunConfig, trainer: AlignmentTrainer, *, resume: bool) -> dict[s
     trainer.train(resume_from_checkpoint=resume)
     if trainer.eval_dataset:
         trainer.evaluate()
+    if run.training.streaming and trainer.is_world_process_zero():
+        _say_read(trainer.sources["train"], trainer.train_dataset.about)
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():

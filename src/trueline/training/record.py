@@ -54,7 +54,7 @@ def write(trainer: AlignmentTrainer, run: Run) -> None:
         seed=trainer.args.seed,
         data=config["dataset_name"] or trainer.sources.get("train"),
         data_hash=file_hash(config["dataset_name"]),
-        train_examples=len(trainer.train_dataset),
+        train_examples=None if trainer.args.streaming else len(trainer.train_dataset),
         encoding=dict(trainer.encoder.counts),
         scoring="packed" if trainer.scorer.fast else "plain",
         reference=None if cache is None else cache.name,

@@ -154,6 +154,11 @@ class BatchPlan(Sampler[list[int]]):
         self.drop_last = drop_last
         self.epoch = 0
 
+    @property
+    def size(self) -> int:
+        """Trees of an epoch."""
+        return len(self.trees)
+
     def __len__(self) -> int:
         whole, rest = divmod(len(self.trees), self.batch_size)
         return whole + bool(rest and not self.drop_last)
@@ -170,10 +175,14 @@ class BatchPlan(Sampler[list[int]]):
     def share(self, indices: Sequence[int]) -> StepBatch:
         """This rank's part of an effective batch, cut into micro-batches."""
         trees = [self.trees[i] for i in indices]
+        return self.part(trees, self._others(indices))
+
+    def part(self, trees: Sequence[TokenTree], others: Sequence[TokenTree]) -> StepBatch:
+        """This rank's part of an effective batch and of its mismatched trees."""
         labels = [label for tree in trees for label in tree.desirable]
         return StepBatch(
             micro_batches=self.passes(trees),
-            mismatched=self.passes(self._others(indices)),
+            mismatched=self.passes(others),
             losses=len(trees) if self.paired else len(labels),
             counts=(sum(labels), len(labels) - sum(labels)),
             tokens=sum(
@@ -222,11 +231,18 @@ class BatchPlan(Sampler[list[int]]):
         return most
 
     def _others(self, indices: Sequence[int]) -> list[TokenTree]:
+        if not self.mismatched:
+            return []
+        return self.others([self.trees[i] for i in indices], self.trees, indices)
+
+    def others(
+        self, trees: Sequence[TokenTree], everything: Sequence[TokenTree], indices: Sequence[int]
+    ) -> list[TokenTree]:
         """The mismatched trees of an effective batch; none where the objective asks for none."""
         if not self.mismatched:
             return []
         rng = np.random.default_rng([self.seed, self.epoch, *indices])
-        return mismatch([self.trees[i] for i in indices], self.trees, rng)
+        return mismatch(trees, everything, rng)
 
     def _cut(self, trees: Sequence[TokenTree]) -> list[list[TokenTree]]:
         starts = _starts([t.inputs for t in trees], self.max_tokens, self.micro_batch_size)

@@ -81,6 +81,7 @@ from trueline.training.remedies import (
 )
 from trueline.training.sampling import BatchPlan, Passes, StepBatch
 from trueline.training.step import NonFiniteError, Rows, Shape, StepEngine
+from trueline.training.streaming import StreamPlan, TreeStream
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +173,7 @@ class AlignmentTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            train_dataset=self._both_classes(args, self._encode(args, train_dataset, "train")),
+            train_dataset=self._training_data(args, train_dataset),
             eval_dataset=self._encode_eval(args, eval_dataset),
             processing_class=processing_class,
             callbacks=[*(callbacks or ()), _EpochCallback(self)],
@@ -207,7 +208,7 @@ class AlignmentTrainer(Trainer):
         self.entanglement = self._entanglement_callback() if args.entanglement_steps else None
         if self.entanglement is not None:
             self.add_callback(self.entanglement)
-        self.plan = self._plan(self.train_dataset) if self.train_dataset is not None else None
+        self.plan = self._training_plan()
 
     def _shape(self) -> Shape | None:
         """What reshapes coefficients, if anything does."""
@@ -227,6 +228,39 @@ class AlignmentTrainer(Trainer):
         )
 
     # --- data -------------------------------------------------------------------------------------
+
+    def _training_data(self, args: AlignmentConfig, dataset: Any) -> Trees | TreeStream | None:
+        """Encoded rows, or with ``streaming`` a stream of rows that are encoded on the way."""
+        if not args.streaming or dataset is None:
+            return self._both_classes(args, self._encode(args, dataset, "train"))
+        if args.max_steps < 1:
+            raise UserError("a stream has no known end: say with max_steps how long to train")
+        if self.objective.spec.reference and args.precompute_ref_log_probs:
+            raise UserError(
+                "the rows of a stream are not known beforehand; set precompute_ref_log_probs: "
+                "false (a frozen copy of the policy, or its base under an adapter, is asked)"
+            )
+        examples = _examples(dataset)
+        self.sources["train"] = str(getattr(examples, "source", None))
+        recipe = Recipe(self.encoder, self.objective.layout, training_mask(args))
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return TreeStream(examples, recipe, buffer=args.streaming_buffer, seed=seed)
+
+    def _training_plan(self) -> BatchPlan | None:
+        """What is trained on in which step."""
+        if self.train_dataset is None:
+            return None
+        if not isinstance(self.train_dataset, TreeStream):
+            return self._plan(self.train_dataset)
+        args = self.args
+        plan = StreamPlan(
+            self.train_dataset,
+            args.max_steps,
+            args.per_device_train_batch_size * self.accumulation_steps * args.world_size,
+            **self._splitting(args.per_device_train_batch_size),
+        )
+        self.objective.require({"reference_prompt"} if plan.trees.referenced else set())
+        return plan
 
     def _encode(self, args: AlignmentConfig, dataset: Any, role: str = "") -> Trees | None:
         """The rows as token trees, encoded once and shared: the first process of each machine
@@ -289,23 +323,30 @@ class AlignmentTrainer(Trainer):
         return BatchPlan(
             trees,
             len(trees) if evaluation else micro * self.accumulation_steps * args.world_size,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            paired=self.objective.layout == "paired",
-            micro_batch_size=micro,
-            max_tokens=args.max_tokens_per_micro_batch,
-            rank=args.process_index,
-            world_size=args.world_size,
-            mismatched=self._mismatched,
             shuffle=not evaluation,
             drop_last=args.dataloader_drop_last and not evaluation,
+            **self._splitting(micro),
         )
+
+    def _splitting(self, micro: int) -> dict[str, Any]:
+        """How every plan of this training cuts its batches."""
+        args = self.args
+        return {
+            "seed": args.seed if args.data_seed is None else args.data_seed,
+            "paired": self.objective.layout == "paired",
+            "micro_batch_size": micro,
+            "max_tokens": args.max_tokens_per_micro_batch,
+            "rank": args.process_index,
+            "world_size": args.world_size,
+            "mismatched": self._mismatched,
+        }
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """One batch is this rank's share of one effective batch."""
         if self.plan is None:
             raise UserError("there is no train_dataset to train on")
         return DataLoader(
-            range(len(self.plan.trees)),  # type: ignore[arg-type]
+            range(self.plan.size),  # type: ignore[arg-type]
             batch_sampler=self.plan,
             collate_fn=self.plan.share,
             generator=torch.Generator(),
@@ -588,8 +629,9 @@ class AlignmentTrainer(Trainer):
         return math.ceil(self.args.num_train_epochs * len(self.plan))
 
     def _estimate_memory(self) -> MemoryEstimate | None:
-        """What training will take; None where the weights are spread over processes."""
-        if self.sharded:
+        """What training will take; None where the weights are spread over processes, or the
+        rows are not known."""
+        if self.sharded or isinstance(self.train_dataset, TreeStream):
             return None
         assert self.plan is not None
         tokens, scored = self.plan.largest()
