@@ -3,6 +3,7 @@
 python tools/measured.py                                   # the pages, from what is kept
 python tools/measured.py --keep runs/real/summary.json     # a run of `make real`
 python tools/measured.py --keep benchmarks/results/throughput-hh-*-SmolLM2-*.json
+python tools/measured.py --keep benchmarks/results/scale.jsonl
 """
 
 from __future__ import annotations
@@ -37,6 +38,20 @@ WAYS = {
 }
 OURS = "trueline dpo"
 SMOLLM2 = "throughput-smollm2"
+NOUNS = {
+    "encoding": "rows encoded",
+    "server": "prompts to a server",
+    "local": "answers of 1 to 256 tokens, sampled here",
+    "dedup": "prompts looked through for near-duplicates",
+}
+WHO = {
+    "trueline": "trueline",
+    "trueline-rows": "row by row",
+    "map": "`datasets.map`, as TRL does it",
+    "dictionary": "a dictionary",
+    "pool": "a pool of threads",
+    "plain": "plain batches",
+}
 
 
 def real() -> str:
@@ -91,6 +106,66 @@ def faster() -> str:
     )
 
 
+def by_rows() -> str:
+    """A start on rows that were encoded before, and a reference cache, by how many there are."""
+    header = ["rows", "trainer made, s", "first step begins, s", "processor, s", "memory, MiB",
+              "of it mapped from files, MiB"]  # fmt: skip
+    rows = [
+        [f"{r['count']:,}", f"{r['trainer made']:.1f}", f"{r['first step begins']:.1f}",
+         f"{r['processor seconds']:.1f}", f"{r['anonymous MiB']:.0f}", f"{r['file MiB']:.0f}"]
+        for r in _lines("restart")
+    ]  # fmt: skip
+    sums = ["completions", "who", "memory over an empty process, MiB", "opened in, processor s",
+            "look-ups a second, one by one", "in batches"]  # fmt: skip
+    kept = [
+        [f"{r['count']:,}", WHO[r["by"]],
+         f"{r['anonymous MiB'] - r['anonymous MiB before']:.0f}", f"{r['processor seconds']:.2f}",
+         f"{r['look-ups a second, one by one']:,.0f}",
+         _count(r.get("look-ups a second, in batches"))]
+        for r in _lines("reference")
+    ]  # fmt: skip
+    return f"{_table(header, rows)}\n{_table(sums, kept)}"
+
+
+def by_peer() -> str:
+    """Encoding, a server's replies and near-duplicates: pace beside what others do."""
+    header = ["work", "who", "a processor second", "a second", "memory, MiB"]
+    rows = [
+        [f"{r['count']:,} {NOUNS[name]}{_more(r)}", WHO[r["by"]],
+         f"{r['count'] / r['processor seconds']:,.0f}", f"{r['count'] / r['seconds']:,.0f}",
+         f"{r['anonymous MiB']:.0f}"]
+        for name in NOUNS for r in _lines(name)
+    ]  # fmt: skip
+    return _table(header, rows)
+
+
+def _count(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _more(row: dict[str, Any]) -> str:
+    """What else a line was measured with."""
+    if row["line"] != "server":
+        return f", {row['tokenizer']}" if row["tokenizer"] else ""
+    failed = f", {row['failed']:,} of which fail" if row["failed"] else ""
+    return f", {row['concurrency']} under way{failed}"
+
+
+def _lines(name: str) -> list[dict[str, Any]]:
+    """The last measurement of each case."""
+    found = {}
+    for row in _read("scale")["lines"]:
+        if row["line"] == name:
+            case = [row[key] for key in ("count", "by", "concurrency", "slow", "tokenizer")]
+            found[json.dumps(case)] = row
+    return sorted(found.values(), key=lambda row: (row["count"], row["concurrency"]))
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def _cases() -> Iterator[tuple[tuple[bool, bool], dict[str, Any]]]:
     for way, results in sorted(_read(SMOLLM2).items()):
         yield (way.startswith("lora"), way.endswith("bf16")), results
@@ -109,6 +184,10 @@ def _read(name: str) -> dict[str, Any]:
 def keep(files: Sequence[Path]) -> None:
     """Keep the numbers of these files, and nothing that names a place of one machine."""
     for file in files:
+        if file.name == "scale.jsonl":
+            lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+            _write("scale", {"lines": lines})
+            continue
         told = json.loads(file.read_text("utf-8"))
         if "rates" in told and "models" in told:
             _write("real", told)
@@ -128,7 +207,13 @@ def _write(name: str, value: dict[str, Any]) -> None:
 
 def written(page: str) -> str:
     """The page with its present tables and clauses, each between its two marks."""
-    for part, kept in ((real, "real"), (throughput, SMOLLM2), (faster, SMOLLM2)):
+    for part, kept in (
+        (real, "real"),
+        (throughput, SMOLLM2),
+        (faster, SMOLLM2),
+        (by_rows, "scale"),
+        (by_peer, "scale"),
+    ):
         mark = f"<!-- {part.__name__} -->"
         if mark in page and (KEPT / f"{kept}.json").exists():
             line = "" if part is faster else "\n"
