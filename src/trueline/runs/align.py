@@ -16,12 +16,8 @@ from trueline.terminal import console
 
 if TYPE_CHECKING:
     from trueline.config import DataArguments, RunConfig
-<<<<<<< HEAD
-    from trueline.data import Examples, Mapped
-    from trueline.records import Example
-=======
     from trueline.data import Stream
->>>>>>> 6a05c29 (Generation lets finished rows leave the batch and others join; data sets are mixed by weight; near-duplicates are found in two thirds of the time; vLLM's ranks)
+    from trueline.records import Example
     from trueline.training import AlignmentTrainer
 
 DRAWN = 4096
