@@ -192,6 +192,7 @@ def test_p8_what_would_have_no_effect_is_refused(options, message):
         DiffusionConfig(**options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [False, True])
 def test_p8_a_compiled_denoiser_trains_the_same_and_is_saved_as_itself(
     tmp_path, adapter, monkeypatch
