@@ -173,6 +173,8 @@ def _cases() -> Iterator[tuple[tuple[bool, bool], dict[str, Any]]]:
 
 def _spread(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
+    if len(values) == 1:
+        return f"{low:.2f}"
     return f"{statistics.median(values):.2f} ({low:.2f} to {high:.2f})"
 
 
