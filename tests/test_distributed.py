@@ -105,7 +105,7 @@ def fake(world=2, *, version=2, adapted=False, quantized=False, **options):
         (fake(adapted=True), "training an adapter further"),
         (fake(pair_weighting="normalized"), "pair_weighting reads each weight's gradient whole"),
         (fake(entanglement_steps=5), "entanglement_steps reads"),
-        (fake(quantized=True), "quantized weights are not spread"),
+        (fake(quantized=True), "train QLoRA in one"),
         (fake(optim="adafactor"), "take one of adamw_torch"),
         (fake(world=1), "2 processes were started"),
     ],
@@ -232,14 +232,14 @@ def test_d3_trl_s_own_files_train_as_one_process_does(tmp_path):
 @pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
 )
-def test_qlora_trains_as_one_process_does(tmp_path):
-    """Four-bit weights under an adapter; where the weights themselves are spread it is refused."""
+def test_qlora_in_several_processes_is_refused(tmp_path):
+    """Four-bit weights under an adapter. Two processes ended 0.013 of the movement from one, by
+    bf16's rounding or by more than that; so it is refused until it is known."""
     case = {"quantized": True, "lora": True, "rows": 27, "evals": 5}
-    engines = ["ddp", *(["zero1", "zero2"] if DEEPSPEED else [])]
-    same({name: {**case, "engine": name} for name in engines}, tmp_path)
-    for name in ("fsdp2", *(["zero3"] if DEEPSPEED else [])):
-        found = processes.run({"run": {**case, "engine": name}}, tmp_path / name, 2)["run"]
-        assert "quantized weights" in str(found), repr(found)
+    for name in ENGINES:
+        case["engine"] = name
+        found = processes.run({"run": case}, tmp_path / name, 2)["run"]
+        assert "train QLoRA in one" in str(found), repr(found)
 
 
 @pytest.mark.slow
