@@ -80,3 +80,15 @@ def test_the_reliability_page_says_what_was_measured():
 
     found = json.loads(reliability.DATA.read_text("utf-8"))
     assert reliability.page(found) == reliability.PAGE.read_text("utf-8")
+
+
+GENERATED = {"objectives.md", "reproduction.md"}
+"""Pages whose counts a generator writes, and a test holds."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_counts_what_grows(page):
+    """A number of objectives or judges in prose is soon wrong: only a generator says one."""
+    kinds = "objectives|losses|attacks|judges|benchmarks|questions|claims|curation steps|verbs"
+    found = re.findall(rf"\b\d+ (?:{kinds})\b", page.read_text("utf-8"))
+    assert page.name in GENERATED or found == []

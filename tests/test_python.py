@@ -1,5 +1,6 @@
 """Every verb from Python, and a notebook that goes from rows to the report."""
 
+import ast
 import json
 import os
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 import trueline as tl
 from tiny import pair_rows, tiny_llama, tiny_tokenizer
 from trueline.runs.record import Key
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +144,21 @@ def test_a_judge_is_calibrated_from_python(folder, monkeypatch):
     assert found.qualities[0].n == 8
     assert "sensitivity" in set(found.to_frame().metric)
     assert json.loads(Path("counts.json").read_text("utf-8"))["judge"] == "phrases"
+
+
+def test_the_notebook_goes_from_rows_to_the_report(tmp_path, monkeypatch):
+    """Each cell in one namespace and in order, as Jupyter runs it; what a cell ends in shows
+    itself."""
+    cells = json.loads((EXAMPLES / "rows_to_report.ipynb").read_text("utf-8"))["cells"]
+    assert not any(cell.get("outputs") for cell in cells), "keep the notebook without outputs"
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    shown = []
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            *before, last = ast.parse("".join(cell["source"])).body
+            exec(compile(ast.Module(before, []), cell["id"], "exec"), names)
+            assert isinstance(last, ast.Expr), f"{cell['id']} ends in something to look at"
+            shown.append(eval(compile(ast.Expression(last.value), cell["id"], "eval"), names))
+    assert all("<" in value._repr_html_() for value in shown)
+    assert (tmp_path / "report.html").stat().st_size > 100_000

@@ -1,11 +1,16 @@
 """The structure holds: imports go down in rank, packages hand names on, start-up is light."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "tools"))
+import house
 
 SOURCE = Path(__file__).parents[1] / "src" / "trueline"
 RANKS = {
@@ -171,43 +176,26 @@ LARGER = {"report": 21}
 
 def test_no_folder_holds_more_than_fifteen_modules():
     """Modules a folder, its ``__init__`` aside."""
-    folders = [str(p.parent.relative_to(SOURCE)) for p in FILES if p.name != "__init__.py"]
-    found = {name: folders.count(name) for name in folders}
-    assert {name: count for name, count in found.items() if count > MOST} == LARGER
+    assert {name: count for name, count in house.folders().items() if count > MOST} == LARGER
 
 
 def test_no_file_imports_itself_in_a_circle():
     """By file: imports, at the top or inside a function, never lead back over any number of files.
     What only annotations read (TYPE_CHECKING) does not count; nor does what trueline.verbs hands on
     by name, which is how a run has the verbs' names and a verb returns a run."""
-    names = {dotted(path): path for path in FILES}
-    graph = {name: set(files_imported(path, names)) - {name} for name, path in names.items()}
-    done: set[str] = set()
-
-    def visit(name, trail):
-        assert name not in trail, " > ".join([*trail, name])
-        if name not in done:
-            for other in sorted(graph[name]):
-                visit(other, [*trail, name])
-            done.add(name)
-
-    for name in graph:
-        visit(name, [])
+    assert not house.circle(), " > ".join(house.circle())
 
 
-def dotted(path):
-    parts = ("trueline", *path.relative_to(SOURCE).with_suffix("").parts)
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+def test_the_picture_of_the_house_is_current():
+    told = "run python tools/house.py: what imports what has changed"
+    assert house.PICTURE.read_text("utf-8") == house.picture(), told
 
 
-def files_imported(path, names, node=None):
-    for child in ast.iter_child_nodes(node or ast.parse(path.read_text("utf-8"))):
-        if is_for_types(child):
-            continue
-        if isinstance(child, ast.Import):
-            yield from (name.name for name in child.names if name.name in names)
-        elif isinstance(child, ast.ImportFrom) and child.module in names:
-            for name in child.names:
-                inner = f"{child.module}.{name.name}"
-                yield inner if inner in names else child.module
-        yield from files_imported(path, names, child)
+def test_each_dependency_is_imported():
+    """What is installed with Trueline is used by it; what tests alone read is a need of theirs."""
+    told = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text("utf-8"))
+    names = {re.split(r"[<>=!~ ;\[]", need)[0] for need in told["project"]["dependencies"]}
+    known = {"scikit-learn": "sklearn", "pyyaml": "yaml"}
+    text = "\n".join(path.read_text("utf-8") for path in FILES)
+    unused = {n for n in names if not re.search(rf"(import|from) {known.get(n, n)}\b", text)}
+    assert unused == set()

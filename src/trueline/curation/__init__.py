@@ -3,6 +3,7 @@
 from trueline.curation.dedup import dedup
 from trueline.curation.difficulty import Keep, difficulty
 from trueline.curation.jobs.job import Curated
+from trueline.curation.jobs.step import Work, curates
 from trueline.curation.leakage import Leakage
 from trueline.curation.mix import mix
 from trueline.curation.refusals.bank import Dealer, bank
@@ -36,9 +37,11 @@ __all__ = [
     "Refusals",
     "SentenceEmbedder",
     "Size",
+    "Work",
     "bank",
     "compliance_refusal",
     "cosines",
+    "curates",
     "dedup",
     "difficulty",
     "keyword_scores",

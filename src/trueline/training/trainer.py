@@ -53,7 +53,7 @@ from trueline.runs.state import State, held, reached
 from trueline.scoring import Scorer, Shortcuts, evaluating
 from trueline.terminal import progress, say
 from trueline.training import checkpoints, record
-from trueline.training.callbacks import EntanglementCallback
+from trueline.training.callbacks import EntanglementCallback, ProgressBar
 from trueline.training.coupling import everyones, on_first_rank
 from trueline.training.distributed import (
     back,
@@ -70,7 +70,6 @@ from trueline.training.distributed import (
 from trueline.training.memory import MemoryEstimate, estimate
 from trueline.training.metrics import MetricAccumulator, step_metrics
 from trueline.training.pieces import has_pieces, load_pieces
-from trueline.training.progress import ProgressBar
 from trueline.training.reference import Reference, ReferenceCache
 from trueline.training.remedies import (
     PairNormalizer,
