@@ -24,7 +24,7 @@ from trueline.evaluation.harness.run import evaluate
 from trueline.evaluation.harness.setup import Setup, claim_folder
 from trueline.evaluation.harness.summarize import findings, samples, write_samples
 from trueline.evaluation.judges import JUDGES, Verdict
-from trueline.report.load import load_run, samples_of
+from trueline.report.pages.load import load_run, samples_of
 
 ITEMS = tuple(
     Item(str(i), f"make thing {i}", i % 2 == 0, target="Sure", group=f"g{i // 2}")

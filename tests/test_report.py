@@ -27,10 +27,10 @@ from trueline.report import (
     report_from_run,
     report_from_runs,
 )
-from trueline.report.figures import scatter_ranges
-from trueline.report.numbers import change, common_scale, number, span
-from trueline.report.style import DARK, MODELS
-from trueline.report.tables import table_view
+from trueline.report.drawing.figures import scatter_ranges
+from trueline.report.drawing.numbers import change, common_scale, number, span
+from trueline.report.drawing.style import DARK, MODELS
+from trueline.report.drawing.tables import table_view
 from trueline.results import Finding, Metric
 from trueline.runs.record import Run
 
@@ -207,7 +207,7 @@ def test_every_color_has_a_dark_form_and_enough_contrast() -> None:
         high, low = sorted((luminance(a), luminance(b)), reverse=True)
         return (high + 0.05) / (low + 0.05)
 
-    from trueline.report.style import BAD, GOOD, GROUND, INK, MUTED
+    from trueline.report.drawing.style import BAD, GOOD, GROUND, INK, MUTED
 
     for color, least in (
         (INK, 7),

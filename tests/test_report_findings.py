@@ -21,9 +21,9 @@ from trueline.report import (
     report_from_run,
     report_from_runs,
 )
-from trueline.report.answers import spread
 from trueline.report.blocks import Sample
 from trueline.report.findings import DRAWERS, NOTES
+from trueline.report.pages.answers import spread
 from trueline.results import Finding, Metric
 from trueline.runs.record import Run
 

@@ -200,7 +200,7 @@ def test_hostile_rows_are_packed_away(tmp_path):
 
 
 def test_marks_are_one_for_each_model_everywhere(runs):
-    from trueline.report.view import Views
+    from trueline.report.drawing.view import Views
 
     report = report_from_runs(runs)
     views = Views(models=list(report.models))
@@ -213,6 +213,6 @@ def test_marks_are_one_for_each_model_everywhere(runs):
                 for cell, shown in zip(row, cells, strict=True):
                     if isinstance(cell, Shown) and isinstance(cell.value, Metric) and shown["bar"]:
                         assert shown["mark"]["tone"] == f"m{views.place(cell.model)}"
-    from trueline.report.numbers import mark_view
+    from trueline.report.drawing.numbers import mark_view
 
     assert len({tuple(mark_view(i).values()) for i in range(25)}) == 25

@@ -21,11 +21,12 @@ from trueline.report.blocks import (
 )
 from trueline.report.card import model_card, write_model_card
 from trueline.report.decision import Bounds, decide, headline
+from trueline.report.drawing.numbers import words
 from trueline.report.findings import draw
 from trueline.report.html import render_html, render_report
 from trueline.report.live import live_report
-from trueline.report.load import load_run
-from trueline.report.numbers import words
+from trueline.report.pages.load import load_run
+from trueline.report.pages.run import report_from_run, report_from_runs
 from trueline.report.pictures import (
     CurvePanel,
     Curves,
@@ -38,7 +39,6 @@ from trueline.report.pictures import (
     ScatterPanel,
 )
 from trueline.report.rows import Rows
-from trueline.report.run import report_from_run, report_from_runs
 from trueline.report.tracking import log_findings, scalars, settle_tensorboard
 from trueline.verbs import Called
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trueline.files import write_text
-from trueline.report.style import visible
+from trueline.report.drawing.style import visible
 from trueline.results import Finding
 from trueline.runs.record import CARD, CONFIG, MANIFEST, Run
 

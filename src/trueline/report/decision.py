@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from trueline.errors import UserError
 from trueline.report.blocks import Decision, Price
-from trueline.report.numbers import change, span, words
+from trueline.report.drawing.numbers import change, span, words
 from trueline.results import Metric
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from trueline.files import write_text
-from trueline.report import style
 from trueline.report.blocks import Report, Section
+from trueline.report.drawing import style
+from trueline.report.drawing.tables import decision_view, highlight_view
+from trueline.report.drawing.view import Views, paragraphs
 from trueline.report.rows import ONE_FILE, Rows, files
-from trueline.report.tables import decision_view, highlight_view
-from trueline.report.view import Views, paragraphs
 
 HERE = Path(__file__).parent
 

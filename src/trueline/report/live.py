@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from trueline.report.blocks import Report, Section, Table, Text
-from trueline.report.numbers import number
-from trueline.report.training import series, training_curves
+from trueline.report.drawing.numbers import number
+from trueline.report.pages.training import series, training_curves
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 Alarm: TypeAlias = Callable[[Rows], str | None]

@@ -1,4 +1,4 @@
-"""The blocks of a report that are pictures: plain data, drawn by :mod:`trueline.report.figures`."""
+"""The blocks of a report that are pictures: plain data, drawn by ``drawing.figures``."""
 
 from __future__ import annotations
 

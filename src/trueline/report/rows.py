@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 from trueline.evaluation.harness.log import Judgement
 from trueline.evaluation.harness.store import digest
 from trueline.evaluation.harness.summarize import metric_name
-from trueline.report.style import visible
+from trueline.report.drawing.style import visible
 from trueline.runs.record import Key
 
 ONE_FILE = 5_000

@@ -68,8 +68,8 @@ class Run(record.Run):
 
     def figures(self) -> list[Any]:
         """The training's curves as plotly figures; none where nothing was logged."""
-        from trueline.report.curves import curve_figure
-        from trueline.report.training import training_curves
+        from trueline.report.drawing.curves import curve_figure
+        from trueline.report.pages.training import training_curves
 
         found = training_curves(self.rows, "")
         return [] if found is None else [curve_figure(panel) for panel in found.panels]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from trueline.report.blocks import Answer, Sample, Samples, Section
-from trueline.report.load import samples_of
+from trueline.report.pages.load import samples_of
 from trueline.runs.record import SAMPLES, Run
 
 SHOWN = 24

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from trueline.report.style import MODELS, SYMBOLS, model_symbol
+from trueline.report.drawing.style import MODELS, SYMBOLS, model_symbol
 from trueline.results import Metric
 
 View: TypeAlias = dict[str, Any]

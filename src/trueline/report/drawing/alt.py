@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trueline.report.numbers import number
+from trueline.report.drawing.numbers import number
 from trueline.report.pictures import CurvePanel, Heatmap, Line, RateChart, Scatter, ScatterPanel
 
 NAMED = 12

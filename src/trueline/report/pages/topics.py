@@ -9,8 +9,8 @@ from typing import TypeAlias
 from trueline.errors import UserError
 from trueline.evaluation.harness.broken import NO_LONGER
 from trueline.report.blocks import Block, Cell, Section, Shown, Table, Text, Verdicts
+from trueline.report.drawing.numbers import words
 from trueline.report.findings import draw, scatter_panel
-from trueline.report.numbers import words
 from trueline.report.pictures import Curves, Heatmap, RateChart, Scatter
 from trueline.results import Finding
 from trueline.runs.record import Key, Run

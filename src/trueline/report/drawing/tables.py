@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from trueline.report.blocks import Cell, Decision, Highlight, Shown, Table
-from trueline.report.numbers import (
+from trueline.report.drawing.numbers import (
     NEUTRAL,
     View,
     change,

@@ -9,7 +9,7 @@ from typing import Any
 
 from trueline.report.blocks import Block, Cell, Facts, Section, Table, Text
 from trueline.report.findings import draw
-from trueline.report.load import curation_of
+from trueline.report.pages.load import curation_of
 from trueline.results import Finding
 from trueline.runs.record import CONFIG, Run
 

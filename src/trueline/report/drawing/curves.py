@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from trueline.report.numbers import tone_name
-from trueline.report.pictures import CurvePanel, Heatmap, Line
-from trueline.report.style import (
+from trueline.report.drawing.numbers import tone_name
+from trueline.report.drawing.style import (
     BAD,
     GOOD,
     GROUND,
@@ -15,6 +14,7 @@ from trueline.report.style import (
     safe_text,
     styled,
 )
+from trueline.report.pictures import CurvePanel, Heatmap, Line
 
 FEW = 12
 """Points of a curve up to which each is marked."""

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from functools import singledispatchmethod
 from typing import Any
 
-from trueline.report import curves, figures
-from trueline.report.alt import curves_alt, heatmap_alt, rates_alt, scatter_alt
 from trueline.report.blocks import Block, Facts, Highlights, Samples, Table, Text, Verdicts
-from trueline.report.numbers import NEUTRAL, View, mark_view
+from trueline.report.drawing import curves, figures
+from trueline.report.drawing.alt import curves_alt, heatmap_alt, rates_alt, scatter_alt
+from trueline.report.drawing.numbers import NEUTRAL, View, mark_view
+from trueline.report.drawing.tables import highlight_view, table_view
 from trueline.report.pictures import Curves, Heatmap, ImageGrid, RateChart, Scatter
 from trueline.report.rows import Rows
-from trueline.report.tables import highlight_view, table_view
 
 
 def paragraphs(text: str) -> list[str]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from trueline.errors import UserError
 from trueline.report.blocks import Block, Cell, Decision, Section, Shown, Table, Text
 from trueline.report.decision import Bounds, behind, decide
+from trueline.report.drawing.numbers import number
 from trueline.report.findings import draw
-from trueline.report.load import samples_of
-from trueline.report.numbers import number
+from trueline.report.pages.load import samples_of
 from trueline.report.rows import Rows
 from trueline.runs.record import Run
 

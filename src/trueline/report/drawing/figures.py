@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from trueline.report.pictures import RateChart, Scatter, ScatterPanel
-from trueline.report.style import (
+from trueline.report.drawing.style import (
     BAD,
     GOOD,
     GROUND,
@@ -18,6 +17,7 @@ from trueline.report.style import (
     styled,
     wrapped,
 )
+from trueline.report.pictures import RateChart, Scatter, ScatterPanel
 from trueline.results import Metric
 
 Range = tuple[float, float]

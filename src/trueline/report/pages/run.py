@@ -6,16 +6,15 @@ import os
 from collections.abc import Iterator, Sequence
 
 from trueline.errors import UserError
-from trueline.report.again import again_section, data_section
-from trueline.report.answers import sample_section
 from trueline.report.blocks import Block, Report, Section
-from trueline.report.compared import compared
 from trueline.report.decision import Bounds, headline
-from trueline.report.highlights import highlights_of
-from trueline.report.load import load_run
-from trueline.report.numbers import number
-from trueline.report.rows import Rows
-from trueline.report.topics import (
+from trueline.report.drawing.numbers import number
+from trueline.report.pages.again import again_section, data_section
+from trueline.report.pages.answers import sample_section
+from trueline.report.pages.compared import compared
+from trueline.report.pages.highlights import highlights_of
+from trueline.report.pages.load import load_run
+from trueline.report.pages.topics import (
     ENTANGLEMENT,
     HELD_OUT,
     RANKING,
@@ -25,7 +24,8 @@ from trueline.report.topics import (
     other_sections,
     topic_section,
 )
-from trueline.report.training import series, training_curves
+from trueline.report.pages.training import series, training_curves
+from trueline.report.rows import Rows
 from trueline.results import Finding
 from trueline.runs.record import Run
 

@@ -1,0 +1,1 @@
+"""Blocks drawn: numbers with their intervals, tables, figures and what they say in words."""
