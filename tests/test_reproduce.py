@@ -122,6 +122,14 @@ def test_what_is_done_is_kept_and_what_is_half_done_is_done_again(tmp_path):
     assert not half.exists()
 
 
+def test_a_damaged_result_is_measured_again(tmp_path):
+    runs = plan([made()], SCALE, range(1))
+    first = perform(runs, tmp_path, jobs=0)
+    (tmp_path / runs[0].key / "result.json").write_text('{"values": {"ten": 10.0}, "sec')
+    again = perform(runs, tmp_path, jobs=0)
+    assert (again.kept, again.values) == (len(runs) - 1, first.values)
+
+
 def test_a_failure_is_noted_and_the_others_go_on(tmp_path):
     bad = Arm("fake", {"add": 1.0, "fails": 1}, "low")
     claim = made(arms=(HIGH, bad), judge=lambda r: [r.difference(HIGH, bad, "value", "above")])

@@ -123,10 +123,13 @@ def _read_kept(runs: Sequence[Run], folder: Path, done: Done) -> list[Run]:
     waiting = []
     for run in runs:
         path = folder / run.key / RESULT
-        if path.is_file():
+        try:
             _take(done, run, json.loads(path.read_text("utf-8")))
             done.kept += 1
-        else:
+        except FileNotFoundError:
+            waiting.append(run)
+        except (ValueError, KeyError, TypeError):  # damaged: done again
+            shutil.rmtree(path.parent)
             waiting.append(run)
     return waiting
 
