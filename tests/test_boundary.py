@@ -27,7 +27,9 @@ from trueline.config import (
     read_yaml,
 )
 from trueline.config.ranges import ELSEWHERE, RANGES, numeric_keys
+from trueline.diffusion.evaluation.scorers import make_scorer
 from trueline.errors import Unfinished, UserError, built_from_options
+from trueline.objectives import bind
 from trueline.runs.record import Run
 
 KEYS = {
@@ -59,6 +61,14 @@ def test_i10_what_was_silently_accepted(tmp_path):
             with pytest.raises(UserError, match="allow_one_class: true"):
                 trainer(tmp_path, rows=rows, loss_type=name)
     trainer(tmp_path, rows=pair_rows(4), loss_type="kldo")
+
+
+@pytest.mark.parametrize("path", [":", "a:", ":b", ".a:b", "a..b:c", "a b:c", "a:b:c"])
+def test_i9_names_that_no_module_can_have(path):
+    with pytest.raises(UserError, match=r"my_package\.losses:my_loss"):
+        bind(path, {})
+    with pytest.raises(UserError, match=r"my_package\.module:function"):
+        make_scorer(path, "cpu")
 
 
 def test_i9_values_that_are_no_yaml():

@@ -62,6 +62,7 @@ def warm():
     import trueline.training
 
     trueline.reproduce.study.all_claims()
+    "".encode("utf-8-sig")  # what another user, as whom a child runs, may not be able to import
 
 
 @dataclass(frozen=True)

@@ -234,12 +234,16 @@ def ignored(trainer, drawn, words, err):
             continue
         has, value = getattr(trainer.args, key), _yaml(text)
         has = getattr(has, "value", has)
-        same = has == value or str(has) == text or _number(has) == _number(text) is not None
+        has = has[0] if isinstance(has, list) and len(has) == 1 else has
+        same = has == value or str(has) in (text, str(value)) or WORDS.get(has, has) == value
+        same = same or (_number(has) == _number(text) is not None)
         if not same and not (has is None and value in (None, "none", "None")):
             lost.append(f"{key}={text!r} is {has!r}")
     return lost
 
 
+WORDS = {"no": False, "all": True}
+"""The Trainer's words for switches that have become more."""
 CHANGED_BY_DESIGN = {
     "gradient_accumulation_steps",
     "output_dir",
@@ -311,8 +315,10 @@ def configs(inputs, work, count, done=(), keep=lambda row: None):
 def in_batches(batch, folder, count, done, keep):
     """Rows of all seeds, each batch of them in a child and a folder of its own."""
     rows = list(done)
-    while len(rows) < count:
-        seeds = range(len(rows), min(len(rows) + BATCH, count))
+    had = {row["seed"] for row in rows}
+    left = [seed for seed in range(count) if seed not in had]
+    while left:
+        seeds, left = left[:BATCH], left[BATCH:]
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         log = folder.parent / f"{folder.name}.rows"
@@ -331,6 +337,7 @@ def in_batches(batch, folder, count, done, keep):
             made.append(
                 {"seed": seeds[len(made)], "ok": False, "said": f"the process ended: {status}"}
             )
+            left = [*seeds[len(made) :], *left]
         for row in made:
             rows.append(row)
             keep(row)
@@ -468,7 +475,7 @@ def one_file(seed):
         wrong += _miscounted(json.loads(in_this_process.out), out, count, good, strict)
     elif code != 2 or not _one_line(err) or "Traceback" in err:
         wrong.append(f"convert: exit {code}: {err[-300:]}")
-    elif good:
+    elif good and "no common prompt" not in err:  # the first row, which says the form, has none
         wrong.append(f"convert refused {len(good)} good rows: {err[-200:]}")
     path.unlink()
     out.unlink(missing_ok=True)

@@ -105,6 +105,8 @@ def load(path: str) -> Objective:
         UserError: nothing is there, or what is there is no objective; the message says what to do.
     """
     module_name, _, attribute = path.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
+        raise UserError(f"objective {path!r} is not written as my_package.losses:my_loss")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:

@@ -52,6 +52,8 @@ def make_scorer(text: str, device: str | torch.device = "cpu") -> tuple[str, Sco
 
 def _own(path: str) -> Score:
     module, _, name = path.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise UserError(f"scorer {path!r} is not written as my_package.module:function")
     try:
         function = getattr(importlib.import_module(module), name, None)
     except ImportError as error:
