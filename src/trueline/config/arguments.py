@@ -392,7 +392,7 @@ def load_run_config(
         training = AlignmentConfig(**chosen["training"])
     except ConfigError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:  # the Trainer's, of a value's kind
         raise ConfigError(str(error)) from None
     model, data = ModelArguments(**chosen["model"]), DataArguments(**chosen["data"])
     watch = WatchArguments(**chosen["watch"])
