@@ -365,3 +365,14 @@ def test_r7_a_report_of_unread_columns_is_plain_data():
     examples = load_examples(rows)
     assert len(list(examples)) == 3
     assert json.loads(json.dumps(examples.report.to_dict()))["unread"] == {"source": 3}
+
+
+def test_a_prompt_that_only_later_rows_have_is_not_lost(tmp_path):
+    """The first row settles the form: whole conversations, in which a later prompt was dropped."""
+    first = {"chosen": "\n\nHuman: Sky?\n\nAssistant: Blue.",
+             "rejected": "\n\nHuman: Sky?\n\nAssistant: Green."}  # fmt: skip
+    path = tmp_path / "pairs.jsonl"
+    later = {"prompt": "Sea?", "chosen": "Blue.", "rejected": "Red."}
+    path.write_text("".join(json.dumps(row) + "\n" for row in (first, later)))
+    with pytest.raises(DataError, match=r"pairs\.jsonl:2: this row has a prompt of its own"):
+        list(load_examples(str(path)))

@@ -216,6 +216,11 @@ def preference(row: Fields) -> Example:
 )
 def preference_implicit(row: Fields) -> Example:
     """Two whole conversations (messages, HH transcripts or text) that share their prompt."""
+    if row.get("prompt"):
+        raise RecordError(
+            "this row has a prompt of its own, where chosen and rejected are read as whole "
+            "conversations; name the form (preference), or leave the column out"
+        )
     split = split_implied(fields.text(row, "chosen"), fields.text(row, "rejected"))
     return _pair(split.prompt, *split.answers)
 

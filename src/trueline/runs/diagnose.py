@@ -124,10 +124,15 @@ def ask(
         seed: of splits, draws and intervals.
         save: also keep the findings in this run.
         options: the question's own.
+
+    Raises:
+        UserError: a seed for a question that draws nothing.
     """
     loader = Loader(dtype, device, trust_remote_code, quiet=quiet)
     how = {"split": split, "name": name, "form": form, "skip_bad": skip_bad, "limit": limit}
     asked = Asked(model, data, reference, loader, seed, {**how, "as_chat": as_chat})
+    if question == "ranking" and seed:
+        raise UserError("seed: ranking draws nothing, so a seed has no effect; leave it out")
     found = QUESTIONS[question](asked, **options)
     if save is not None:
         Run.open(save).keep(found)
