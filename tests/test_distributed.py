@@ -209,7 +209,7 @@ def test_the_matrix(engine, objective, tmp_path):
     }  # fmt: skip
     figures = same(cases, tmp_path)
     kept = os.environ.get("TRUELINE_FIGURES")
-    if kept:  # docs/results/processes.json, of which tools/process_figures.py makes a table
+    if kept:  # studies/results/processes.json, of which tools/process_figures.py makes a table
         path = Path(kept)
         all_ = json.loads(path.read_text()) if path.exists() else {}
         rows = {f"{engine} {objective} {name}": row for name, row in figures.items()}

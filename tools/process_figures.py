@@ -1,6 +1,6 @@
 """Write what the matrix of engines measured into docs/tasks/several-gpus.md: run it after
 
-TRUELINE_FIGURES=docs/results/processes.json pytest -m slow tests/test_distributed.py -k matrix
+TRUELINE_FIGURES=studies/results/processes.json pytest -m slow tests/test_distributed.py -k matrix
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import json
 import re
 from pathlib import Path
 
-DOCS = Path(__file__).parents[1] / "docs"
-PAGE, KEPT = DOCS / "tasks" / "several-gpus.md", DOCS / "results" / "processes.json"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "tasks" / "several-gpus.md"
+KEPT = ROOT / "studies" / "results" / "processes.json"
 SPLITS = {
     "one": "one micro-batch", "many": "several", "ragged": "a ragged epoch",
     "tokens": "a token budget",

@@ -1,4 +1,4 @@
-"""Write the figures of docs/reliability.md from docs/data/reliability.json.
+"""Write the figures of docs/reliability.md from studies/results/reliability.json.
 
 python tests/stress/run.py --work DIR        # measures; goes on where it was
 python tools/reliability.py DIR              # keeps the counts of DIR, and writes the page
@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT / "docs" / "data" / "reliability.json"
+DATA = ROOT / "studies" / "results" / "reliability.json"
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->"
 
@@ -74,7 +74,6 @@ def page(found):
 
 def main():
     if len(sys.argv) > 1:
-        DATA.parent.mkdir(parents=True, exist_ok=True)
         DATA.write_text(json.dumps(counted(sys.argv[1]), indent=1) + "\n")
     PAGE.write_text(page(json.loads(DATA.read_text())), "utf-8")
 
