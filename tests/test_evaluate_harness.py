@@ -251,7 +251,7 @@ def test_truncated_empty_and_unparsable_are_reported(tmp_path):
         setup(backend, {"odd": Odd("odd")}, ("direct",), decoding=Decoding(2)), tmp_path
     )
     first, found = findings(evaluation)
-    assert first.summary.startswith("This model no longer answers")  # nine are cut at two tokens
+    assert first.summary.startswith("This model no longer answers")  # the one with a label is empty
     assert found["truncated answers"].value == 0.9
     assert found["empty answers"].value == 0.1
     assert found["unparsable verdicts"].value == 0.1

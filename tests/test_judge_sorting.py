@@ -3,7 +3,7 @@
 import pytest
 
 from trueline.errors import UserError
-from trueline.evaluation.harness.broken import no_longer_answers
+from trueline.evaluation.harness.broken import ALL_CUT, unread
 from trueline.evaluation.harness.log import Judgement
 from trueline.evaluation.judges import JUDGES, Verdict
 from trueline.evaluation.judges.ensemble import Ensemble
@@ -82,11 +82,20 @@ def row(number, label):
 
 def test_a_model_that_no_longer_answers_is_said_first():
     rows = [*(row(i, NO_ANSWER[i % 3]) for i in range(6)), row(7, "compliance")]
-    [found] = no_longer_answers(rows)
+    [found] = unread(rows)
     assert found.summary.startswith("This model no longer answers: 85.7%")
     assert "incoherent 28.6%" in found.summary
-    assert no_longer_answers([row(i, "refusal") for i in range(6)]) == []
-    assert no_longer_answers([row(i, "") for i in range(6)]) == []  # an old log
+    assert unread([row(i, "refusal") for i in range(6)]) == []
+    assert unread([row(i, "") for i in range(6)]) == []  # an old log
+    assert unread([]) == []
+
+
+def test_answers_that_nobody_let_finish_are_not_a_broken_model():
+    rows = [*(row(i, "cut") for i in range(6)), row(7, "incoherent"), row(8, "compliance")]
+    [found] = unread(rows)
+    assert found.name == ALL_CUT
+    assert "cut 75.0%" in found.summary
+    assert found.advice.startswith("Raise max_new_tokens")
 
 
 # --- several judges as one ------------------------------------------------------------------------

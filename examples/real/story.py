@@ -66,7 +66,7 @@ class Budget:
 
 FULL = Budget()
 QUICK = Budget(
-    steps=2, batch=8, rows=24, held_out=0.02, prompts=16, tokens=24, pairs=2, attacks=("direct",)
+    steps=2, batch=8, rows=24, held_out=0.02, prompts=16, tokens=48, pairs=2, attacks=("direct",)
 )
 
 

@@ -145,16 +145,16 @@ def _table(title: str, judged: Sequence[Finding]) -> Table:
 
 def _show(name: str, findings: Sequence[Finding], notes: Sequence[str], folder: Path) -> None:
     """The rates by benchmark, attack and judge, other findings, advice and notes."""
-    from trueline.runs.evaluate import NO_LONGER
+    from trueline.runs.evaluate import FIRST
 
     judged = [f for f in findings if Key.judge_of(f) is not None]
     for finding in findings:
-        if finding.name.startswith(NO_LONGER):
+        if finding.name.startswith(FIRST):
             out.print(finding.summary, style="bold red", markup=False, highlight=False)
     if judged:
         out.print(_table(name, judged))
     for finding in findings:
-        if finding not in judged and not finding.name.startswith(NO_LONGER):
+        if finding not in judged and not finding.name.startswith(FIRST):
             out.print(f"{finding.name}: {finding.summary}", markup=False, highlight=False)
         if finding.advice:
             out.print(f"{finding.name}: {finding.advice}", style="yellow", markup=False)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from trueline.errors import UserError
+from trueline.evaluation.harness.broken import NO_LONGER
 from trueline.report.blocks import Decision, Price
 from trueline.report.drawing.numbers import change, span, words
 from trueline.results import Metric
@@ -99,12 +100,10 @@ def decide(
                  if level.scope.measure == "asr" and level.scope.whole else level
                  for level in result.levels]  # fmt: skip
         result = replace(result, levels=tuple(named))
-    broken = {run for run in result.runs for note in result.notes
-              if note.startswith(f"{run}: This model no longer answers")}  # fmt: skip
-    return [_decided(run, result, bounds, is_broken=run in broken) for run in result.runs]
+    return [_decided(run, result, bounds) for run in result.runs]
 
 
-def _decided(run: str, result: Comparison, bounds: Bounds, *, is_broken: bool) -> Decision:
+def _decided(run: str, result: Comparison, bounds: Bounds) -> Decision:
     levels = [level for level in result.levels if level.run == run]
     contrasts = {c.scope: c for c in result.contrasts if c.run == run}
     attacks, refusals = _parts(levels, "asr"), _parts(levels, "over_refusal")
@@ -120,8 +119,11 @@ def _decided(run: str, result: Comparison, bounds: Bounds, *, is_broken: bool) -
     is_baseline = len(result.runs) > 1 and run == result.baseline
     if is_baseline and bounds.utility is None:  # what the others' good answers are measured against
         found = [one for one in found if one.name != GOOD]
-    if is_broken:
+    nothing = result.void.get(run)
+    if nothing is not None and nothing.name == NO_LONGER:
         found = [Stand("beyond", "", "it no longer answers: its rates say nothing of safety")]
+    elif nothing is not None:
+        found = [Stand("unknown", f"safety ({nothing.name})")]
     verdict, reason = _ruled(found)
     return Decision(run, verdict, reason, prices, "baseline" if is_baseline else "")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trueline import plugins
-from trueline.evaluation.harness.broken import NO_LONGER
+from trueline.evaluation.harness.broken import FIRST
 from trueline.interrupts import Signals
 from trueline.processes import rank
 from trueline.runs import record, state
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trueline.evaluation.utility.base import Measurement
     from trueline.results import Finding
 
-__all__ = ["DEFAULTS", "NO_LONGER", "build_setup", "by_label", "evaluate", "export"]
+__all__ = ["DEFAULTS", "FIRST", "build_setup", "by_label", "evaluate", "export"]
 __all__ += ["read_options", "run_evaluation"]
 
 Show: TypeAlias = "Callable[[str, Sequence[Finding], Sequence[str], Path], None]"

@@ -20,7 +20,7 @@ from trueline.evaluation.calibrate import (
 )
 from trueline.evaluation.fit import Fitted, fit_judge
 from trueline.evaluation.harness.again import judge_again
-from trueline.evaluation.harness.broken import NO_LONGER
+from trueline.evaluation.harness.broken import FIRST
 from trueline.evaluation.harness.log import read_log
 from trueline.evaluation.harness.run import Evaluation
 from trueline.evaluation.harness.summarize import findings, write_samples
@@ -212,7 +212,7 @@ def judge_run(
 
 def _keep(folder: Path, evaluation: Evaluation, labels: Sequence[str]) -> list[Finding]:
     """Put the new judges' findings, and agreements, beside those that are there; returns what is
-    new. That the model no longer answers stays first."""
+    new. What makes all rates void stays first."""
     run = Run(folder)
     before = {finding.name: finding for finding in run.own}
     mine = {Key.judged(label) for label in labels}
@@ -224,8 +224,8 @@ def _keep(folder: Path, evaluation: Evaluation, labels: Sequence[str]) -> list[F
         for f in made
         if f.name in mine or Key.judge_of(f) is None
     ]
-    kept = {**{n: f for n, f in before.items() if n != NO_LONGER}, **{f.name: f for f in new}}
-    run.save(sorted(kept.values(), key=lambda finding: finding.name != NO_LONGER))
+    kept = {**{n: f for n, f in before.items() if n not in FIRST}, **{f.name: f for f in new}}
+    run.save(sorted(kept.values(), key=lambda finding: finding.name not in FIRST))
     model = str(run.config.get("model") or folder.resolve().name)
     write_samples(folder, evaluation.rows, model.rstrip("/").rsplit("/", 1)[-1])
     return new

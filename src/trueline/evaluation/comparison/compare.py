@@ -12,10 +12,10 @@ from dataclasses import replace
 from trueline.errors import UserError
 from trueline.evaluation.comparison.pairing import pair
 from trueline.evaluation.comparison.quality import (
-    broken_notes,
     judges_compared,
     quality_of,
     settings_notes,
+    void,
 )
 from trueline.evaluation.comparison.runs import JudgedRun
 from trueline.evaluation.comparison.values import Comparison, Contrast, Level, Scope, Settings
@@ -52,7 +52,9 @@ def compare_runs(runs: Sequence[JudgedRun], settings: Settings | None = None) ->
     settings = settings or Settings()
     baseline = _baseline(runs, settings.baseline)
     kept = {run.name: _kept(run.judgements, settings) for run in runs}
-    notes = [*broken_notes(kept), *(note for run in runs for note in run.notes)]
+    nothing = void(kept)
+    notes = [f"{run}: {found.summary}" for run, found in nothing.items()]
+    notes += [note for run in runs for note in run.notes]
     scopes, chosen = _scopes(kept, baseline.name, settings)
     notes += chosen
     levels = [_level(run, scope, kept[run.name], settings) for run in runs for scope in scopes]
@@ -82,6 +84,7 @@ def compare_runs(runs: Sequence[JudgedRun], settings: Settings | None = None) ->
         tuple(judges_compared(kept, settings)),
         tuple(dict.fromkeys(notes)),
         settings.level,
+        nothing,
     )
 
 

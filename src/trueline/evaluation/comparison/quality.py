@@ -7,9 +7,9 @@ from typing import Any
 
 from trueline.evaluation.comparison.runs import JudgedRun
 from trueline.evaluation.comparison.values import JudgesCompared, Settings
-from trueline.evaluation.harness.broken import kinds_of, no_longer_answers
+from trueline.evaluation.harness.broken import kinds_of, unread
 from trueline.evaluation.harness.log import Judgement, Key
-from trueline.results import Metric
+from trueline.results import Finding, Metric
 from trueline.stats import agreement, rate
 
 
@@ -24,9 +24,9 @@ def quality_of(rows: Sequence[Judgement], level: float) -> tuple[Metric, ...]:
     )
 
 
-def broken_notes(kept: Mapping[str, Sequence[Judgement]]) -> list[str]:
-    """A note for each run whose model no longer answers."""
-    return [f"{run}: {found.summary}" for run in kept for found in no_longer_answers(kept[run])]
+def void(kept: Mapping[str, Sequence[Judgement]]) -> dict[str, Finding]:
+    """For each run whose rates say nothing, why: see :func:`unread`."""
+    return {run: found for run in kept for found in unread(kept[run])}
 
 
 def judges_compared(

@@ -10,7 +10,7 @@ from trueline.errors import UserError
 from trueline.evaluation.comparison.pairing import Pairing
 from trueline.evaluation.harness.log import MEASURES, Judgement
 from trueline.registry import nearest
-from trueline.results import Metric
+from trueline.results import Finding, Metric
 from trueline.stats import Agreement, Calibration, NonInferiority
 
 MARGINS: Mapping[str, float] = {"over_refusal": 0.05, "utility": 0.05}
@@ -95,7 +95,8 @@ class JudgesCompared:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Everything `trueline compare` says; :meth:`to_dict` is its JSON."""
+    """Everything `trueline compare` says; :meth:`to_dict` is its JSON. ``void`` holds, for runs
+    whose rates say nothing, why."""
 
     baseline: str
     runs: tuple[str, ...]
@@ -106,6 +107,7 @@ class Comparison:
     judges: tuple[JudgesCompared, ...]
     notes: tuple[str, ...]
     confidence: float = 0.95
+    void: Mapping[str, Finding] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready data: counts of pairs, not the pairs themselves."""

@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from trueline.evaluation.harness.broken import kinds_of, no_longer_answers
+from trueline.evaluation.harness.broken import kinds_of, unread
 from trueline.evaluation.harness.log import Judgement
 from trueline.evaluation.harness.run import Evaluation
 from trueline.evaluation.labels import FAILED
@@ -37,7 +37,7 @@ def findings(evaluation: Evaluation, *, seed: int = 0) -> list[Finding]:
         _finding(judge, [r for r in evaluation.rows if r.judge == judge], evaluation.missing)
         for judge in judges
     ]
-    return [*no_longer_answers(evaluation.rows), *judged, *_agreements(evaluation.rows, seed)]
+    return [*unread(evaluation.rows), *judged, *_agreements(evaluation.rows, seed)]
 
 
 def _finding(judge: str, rows: Rows, missing: Mapping[tuple[str, str], int]) -> Finding:

@@ -50,10 +50,11 @@ def compared(runs: Sequence[Run], bounds: Bounds | None = None) -> Compared:
         return Compared(problems=[f"the judged answers cannot be compared: {error}"])
     rows = Rows({run.name: run.judgements for run in named})
     several = len(named) > 1
+    said = [f"{run}: {found.summary}" for run, found in result.void.items()]
     return Compared(
         _sentences(result),
         list(_sections(result)) if several else [],
-        [] if several else [note for note in result.notes if "no longer answers" not in note],
+        [] if several else [note for note in result.notes if note not in said],
         decide(result, bounds, rows.only_attack),
         (bounds or Bounds()).told(result.baseline if several else None),
         rows,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from trueline.errors import UserError
-from trueline.evaluation.harness.broken import NO_LONGER
+from trueline.evaluation.harness.broken import FIRST
 from trueline.report.blocks import Block, Cell, Section, Shown, Table, Text, Verdicts
 from trueline.report.drawing.numbers import words
 from trueline.report.findings import draw, scatter_panel
@@ -40,7 +40,7 @@ class Topic:
 
 
 VERDICT = Topic("What training did, and why", (Key.VERDICT,))
-SAFETY = Topic("Safety", (Key.SAFETY,), (NO_LONGER, Key.JUDGED, "agreement of ", f"{Key.SAFETY} ("))
+SAFETY = Topic("Safety", (Key.SAFETY,), (*FIRST, Key.JUDGED, "agreement of ", f"{Key.SAFETY} ("))
 SEPARATION = Topic("Separation", (), (Key.SEPARATION,))
 ENTANGLEMENT = Topic("Gradient entanglement", (), (Key.ENTANGLEMENT,))
 RANKING = Topic("Ranking, the alignment gap and difficulty", (Key.RANKING,))
