@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from scipy.stats import binom, dirichlet
 from typer.testing import CliRunner
 
-from trueline.cli.bound import bound as verb
+from trueline.cli.evaluate import bound as verb
 from trueline.errors import UserError
 from trueline.evaluation import jailbreak_bound
 from trueline.evaluation.bound import Zone, concentrated

@@ -6,7 +6,6 @@ import re
 import pytest
 from typer.testing import CliRunner
 
-from trueline import launch
 from trueline.cli.app import app
 from trueline.config import (
     NOT_NEEDED,
@@ -16,7 +15,7 @@ from trueline.config import (
     WatchArguments,
 )
 from trueline.objectives import OBJECTIVES
-from trueline.runs.catalog import LAUNCH, align_options
+from trueline.runs.catalog import align_options
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,6 @@ def test_every_key_is_told_once_and_ours_say_what_they_do(groups):
             for f in dataclasses.fields(part) if f.init}  # fmt: skip
     keys |= {name for spec in OBJECTIVES.values() for name in spec.options}
     assert keys - set(NOT_NEEDED) <= set(told)
-    assert set(LAUNCH) == set(launch.OPTIONS)
     for row in (row for rows in list(groups.values())[:6] for row in rows):
         assert row.help, row.name
 

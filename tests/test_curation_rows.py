@@ -11,7 +11,7 @@ from trueline.curation import Leakage, dedup, mix, split
 from trueline.curation.leakage import evaluation_prompts
 from trueline.curation.near import NearIndex, band_keys, banding, jaccard, shingles
 from trueline.data import DataError, load_examples
-from trueline.data.split import split_by_prompt
+from trueline.data.mapped import split_by_prompt
 from trueline.errors import UserError
 
 WORDS = "bread salt water flour oven yeast honey milk rain clay moss wax bark mint sand oil".split()

@@ -7,7 +7,7 @@ import pytest
 from trueline.reproduce import Measurement
 from trueline.results import Finding
 from trueline.runs.demo import demo
-from trueline.runs.demo_story import BOUNDS, safer, useful
+from trueline.runs.demo.story import BOUNDS, safer, useful
 from trueline.runs.record import Run
 
 

@@ -12,8 +12,7 @@ from tiny import pair_rows, tiny_llama, tiny_tokenizer
 from trueline import AlignmentConfig, AlignmentTrainer
 from trueline.cli.diagnose import app
 from trueline.data import Mapped, load_examples
-from trueline.data.chat import as_chat
-from trueline.data.split import split_by_prompt
+from trueline.data.mapped import as_chat, split_by_prompt
 from trueline.diagnostics import ranking, verdict, verdict_finding
 from trueline.diagnostics.question import Question
 from trueline.errors import UserError

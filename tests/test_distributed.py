@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 
 import processes
 from tiny import pair_rows, tiny_llama, tiny_tokenizer
-from trueline import launch
 from trueline.batching import Branch, TokenTree
 from trueline.errors import UserError
+from trueline.processes import launched
 from trueline.training import pieces
 from trueline.training.distributed import check_processes, check_wrapped
 from trueline.training.sampling import BatchPlan
@@ -367,15 +367,15 @@ def test_d8_bare_torchrun_on_a_cpu_meets():
 
 def test_num_processes_becomes_a_launcher_s_command():
     words = ["align", "--config", "a.yaml", "--beta", "0.2"]
-    assert launch.command(words) is None
-    assert launch.command([*words, "--num_processes=4"])[2:] == [
+    assert launched(words) is None
+    assert launched([*words, "--num_processes=4"])[2:] == [
         "torch.distributed.run", "--nproc_per_node=4", "--standalone", "-m", "trueline", *words,
     ]  # fmt: skip
     two = "--num_machines 2 --machine_rank 1 --main_process_ip 10.0.0.1 --num_processes 16".split()
-    assert launch.command([*two, *words])[3:7] == [
+    assert launched([*two, *words])[3:7] == [
         "--nproc_per_node=8", "--nnodes=2", "--node_rank=1", "--master_addr=10.0.0.1",
     ]  # fmt: skip
-    named = launch.command([*words, *two, "--accelerate_config", "zero3"])
+    named = launched([*words, *two, "--accelerate_config", "zero3"])
     assert named[2] == "accelerate.commands.launch"
     assert named[3].endswith("zero3.yaml")
     assert {"--num_machines=2", "--num_processes=16"} <= set(named)
@@ -394,13 +394,13 @@ def test_num_processes_becomes_a_launcher_s_command():
 )
 def test_a_launch_that_cannot_be_is_one_line(words, message):
     with pytest.raises(UserError, match=message):
-        launch.command(["align", *words.split()])
+        launched(["align", *words.split()])
 
 
 def test_a_launched_process_starts_no_others(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="a launcher has started this one already"):
-        launch.command(["align", "--num_processes", "2"])
+        launched(["align", "--num_processes", "2"])
 
 
 @pytest.fixture

@@ -15,12 +15,11 @@ from trueline.batching import Branch, Encoder, Recipe, TokenTree, Trees, encoded
 from trueline.batching.arrow import Shard
 from trueline.config import load_run_config
 from trueline.data import Mapped, Mixed, load_examples
-from trueline.data.chat import as_chat
-from trueline.data.split import split_by_prompt
+from trueline.data.mapped import as_chat, split_by_prompt
 from trueline.errors import UserError
 from trueline.runs.align import load_datasets
+from trueline.training.remedies import difference_mask
 from trueline.training.streaming import TreeStream
-from trueline.training.token_masks import difference_mask
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from tiny import pair_rows, tiny_llama, tiny_tokenizer
 from trueline import AlignmentTrainer
 from trueline.batching import Branch, Encoder, TokenTree, view
 from trueline.data import load_examples
-from trueline.data.chat import as_chat
+from trueline.data.mapped import as_chat
 from trueline.diagnostics.entanglement.ghost import GradientProducts
 from trueline.diagnostics.entanglement.update import applied, gradient_of, sgd_update
 from trueline.diagnostics.ranking.scores import score_completions
@@ -29,9 +29,8 @@ from trueline.sandbox import build_sandbox, grammar
 from trueline.scoring import Scorer
 from trueline.training import StepEngine
 from trueline.training.reference import Reference, ReferenceCache
-from trueline.training.remedies import PairNormalizer
+from trueline.training.remedies import PairNormalizer, SparseMasks, difference_mask
 from trueline.training.sampling import BatchPlan
-from trueline.training.token_masks import SparseMasks, difference_mask
 
 PAIRED = [name for name, spec in OBJECTIVES.items() if spec.layout == "paired"]
 MASKABLE = [name for name in PAIRED if OBJECTIVES[name].reference]

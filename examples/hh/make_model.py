@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from trueline import AlignmentConfig, AlignmentTrainer, load_examples
-from trueline.data.split import split_by_prompt
+from trueline.data.mapped import split_by_prompt
 from trueline.records import Completion, Example
 
 DATA = "../shared/data/hh-rlhf-harmless-base-test.jsonl.gz"

@@ -16,10 +16,9 @@ from typing import Annotated, Any
 
 import typer
 
-from trueline import interrupts, launch, plugins
+from trueline import interrupts, plugins, processes
 from trueline.cli import (
     align,
-    bound,
     calibrate,
     compare,
     data,
@@ -31,7 +30,6 @@ from trueline.cli import (
     report,
     reproduce,
     runs,
-    watch,
 )
 from trueline.cli.common import Telling
 from trueline.errors import Unfinished, UserError, cause, printable
@@ -54,10 +52,10 @@ app.command()(evaluate.judge)
 app.command()(calibrate.calibrate_judge)
 app.command()(compare.compare)
 app.command()(report.report)
-app.command()(watch.watch)
+app.command()(runs.watch)
 app.command()(reproduce.reproduce)
 app.command()(runs.runs)
-app.command()(bound.bound)
+app.command()(evaluate.bound)
 app.command()(evaluate.inspect_export)
 app.add_typer(diffusion.app, name="diffusion")
 
@@ -99,7 +97,7 @@ def main() -> None:
         if signal.getsignal(one) is not signal.SIG_IGN:  # as under nohup
             signal.signal(one, _end)
     try:
-        started = launch.command(sys.argv[1:])
+        started = processes.launched(sys.argv[1:])
         if started is not None:
             os.execv(started[0], started)
         _load_plugins()

@@ -204,7 +204,7 @@ class AlignmentConfig(TrainingArguments):
             that neither drags the other completion along
             (:func:`trueline.objectives.weighting.normalized`); about 2.5 times a step.
         token_mask: ``"difference"`` looks only at tokens that chosen and rejected do not share,
-            ``"sparse"`` learns which tokens count (:mod:`trueline.training.token_masks`). Training
+            ``"sparse"`` learns which tokens count (:mod:`trueline.training.remedies`). Training
             and its metrics see those alone, evaluation whole completions.
         token_mask_penalty, token_mask_learning_rate: of ``"sparse"``; 0.01 nats a token and 1.
         entanglement_steps: measure gradient entanglement on held-out pairs every so many steps and

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import get_args
 
 from trueline.curation.jobs.job import Curated, Job, Progress
-from trueline.data.chat import as_chat
 from trueline.data.load import Examples
+from trueline.data.mapped import as_chat
 from trueline.data.mixed import Exhausted, check_weights, draw, one_layout
 from trueline.errors import UserError
 from trueline.records import Example

@@ -11,8 +11,8 @@ from trueline.curation.jobs.job import Curated, Job, Progress
 from trueline.curation.near import NearIndex, band_keys
 from trueline.curation.texts import flat
 from trueline.data.load import Examples
+from trueline.data.mapped import position
 from trueline.data.readers import READERS
-from trueline.data.split import position
 from trueline.errors import UserError
 from trueline.records import Example
 from trueline.results import Finding

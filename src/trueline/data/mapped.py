@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 from trueline.data.load import LoadReport
 from trueline.errors import UserError
-from trueline.records import Example
+from trueline.records import Example, Message, Text
 
 
 class Stream(Protocol):
@@ -73,3 +75,74 @@ class Mapped:
                 yield changed
         if not left:
             raise UserError(self.empty)
+
+
+def position(prompt: Text, seed: int = 0) -> float:
+    """Where a prompt stands in [0, 1): a hash of the prompt and the seed, and of nothing else."""
+    text = prompt if isinstance(prompt, str) else repr([(m.role, m.content) for m in prompt])
+    digest = hashlib.blake2b(f"{seed}\n{text}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def split_by_prompt(examples: Stream, test_size: float, seed: int = 0) -> tuple[Mapped, Mapped]:
+    """Examples as (train, test), decided by a hash of the prompt and the seed.
+
+    Every prompt falls to the test side with probability ``test_size``, whatever else is in the
+    data, so adding rows moves none of the others.
+
+    Args:
+        examples: a stream that can be read again; each side reads it for itself.
+        test_size: expected share of prompts on the test side, in (0, 1).
+        seed: another seed, another split.
+
+    Raises:
+        UserError: ``test_size`` is out of range; while reading: the side is empty.
+
+    Example:
+        >>> from trueline.data import load_examples
+        >>> rows = load_examples([{"prompt": f"q{i % 5}", "completion": "a"} for i in range(50)])
+        >>> train, test = split_by_prompt(rows, 0.4)
+        >>> {e.prompt for e in train} & {e.prompt for e in test}
+        set()
+    """
+    if not 0 < test_size < 1:
+        raise UserError(f"test_size must lie between 0 and 1, got {test_size}")
+
+    def side(name: str, *, test: bool) -> Mapped:
+        def change(example: Example) -> Example | None:
+            return example if (position(example.prompt, seed) < test_size) == test else None
+
+        empty = f"test_size {test_size} leaves the {name} side empty"
+        return Mapped(examples, change, [name, test_size, seed], empty=empty)
+
+    return side("train", test=False), side("test", test=True)
+
+
+def as_chat(example: Example) -> Example:
+    """The example with its text prompt as a user's turn and its completions as the assistant's.
+
+    A conversational example comes back as it is.
+
+    Example:
+        >>> from trueline.records import Completion
+        >>> chat = as_chat(Example("Sky?", (Completion("Blue."),)))
+        >>> chat.prompt[0].role, chat.completions[0].content[0].role
+        ('user', 'assistant')
+    """
+    if example.conversational:
+        return example
+    reference = example.reference_prompt
+    return replace(
+        example,
+        prompt=_turn("user", example.prompt),
+        completions=tuple(
+            replace(completion, content=_turn("assistant", completion.content))
+            for completion in example.completions
+        ),
+        reference_prompt=None if reference is None else _turn("user", reference),
+    )
+
+
+def _turn(role: str, text: Text) -> tuple[Message, ...]:
+    assert isinstance(text, str)
+    return (Message(role, text),)

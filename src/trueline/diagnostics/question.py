@@ -22,7 +22,7 @@ import torch
 
 from trueline.config import ModelArguments
 from trueline.data import load_examples
-from trueline.data.chat import as_chat as chat
+from trueline.data.mapped import as_chat as chat
 from trueline.errors import UserError
 from trueline.models import load_model, load_tokenizer
 from trueline.options import arguments, opening

@@ -15,7 +15,7 @@ from typing import Any
 
 from trueline.config import AlignmentConfig
 from trueline.data import load_examples
-from trueline.data.chat import as_chat
+from trueline.data.mapped import as_chat
 from trueline.diagnostics.separation import separation
 from trueline.evaluation.generation import generate
 from trueline.evaluation.labels import EXACT, NO_ANSWER

@@ -12,7 +12,7 @@ import numpy as np
 
 from trueline.curation import PREFIXES, prefixed
 from trueline.data import load_examples
-from trueline.data.chat import as_chat
+from trueline.data.mapped import as_chat
 from trueline.diagnostics.ranking import ranking_of_scores, score_completions
 from trueline.diagnostics.ranking.scores import PairIndex, Scores
 from trueline.logprobs import PairedLogProbs

@@ -259,7 +259,7 @@ def load_datasets(data: DataArguments, seed: int) -> tuple[Stream, Stream | None
     (``test_size``); else from the test split of a folder or a hub data set that has one.
     """
     from trueline.data import DataError
-    from trueline.data.split import split_by_prompt
+    from trueline.data.mapped import split_by_prompt
     from trueline.errors import UserError
 
     train: Stream
@@ -321,7 +321,7 @@ def _mixture(data: DataArguments, seed: int) -> Stream:
 
 def _read(data: DataArguments, source: str, split: str) -> Stream:
     from trueline.data import Mapped, load_examples
-    from trueline.data.chat import as_chat
+    from trueline.data.mapped import as_chat
 
     single = Path(source).is_file()  # which has no splits
     examples = load_examples(

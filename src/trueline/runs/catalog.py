@@ -18,6 +18,7 @@ from trueline.objectives.describe import (
     group,
     help_of,
 )
+from trueline.processes import OPTIONS
 
 __all__ = [
     "HEADINGS",
@@ -72,16 +73,6 @@ class Told(NamedTuple):
     help: str
 
 
-LAUNCH = {
-    "num_processes": "processes on this machine, started by this command",
-    "num_machines": "machines that train together",
-    "machine_rank": "which of them this is, from 0",
-    "main_process_ip": "the first machine's address",
-    "main_process_port": "and its port",
-    "accelerate_config": "accelerate's file, or the name of one of ours (fsdp2, zero3, ...)",
-}
-"""What the launcher takes, and not the configuration."""
-
 OTHER = "Other options of transformers"
 PARTS = (
     ("Processes and devices", r"fsdp|deepspeed|ddp|local_rank|parallel|accelerator|use_cpu|torch_|"
@@ -125,7 +116,7 @@ def align_options() -> dict[str, list[Told]]:
             _told(dataclasses.fields(WatchArguments), WatchArguments)
         ),
     }
-    found["Several processes"] = [Told(name, "", said) for name, said in LAUNCH.items()]
+    found["Several processes"] = [Told(name, "", said) for name, said in OPTIONS.items()]
     defaults = {f.name: f for f in dataclasses.fields(AlignmentConfig)}
     for heading, _ in (*PARTS, (OTHER, "")):
         found[heading] = []

@@ -25,8 +25,8 @@ from trueline.objectives.base import BoundObjective, LogProbs, assemble, coeffic
 from trueline.scoring import Scorer
 from trueline.training.coupling import MovingAverage, gather, world_size
 from trueline.training.reference import Reference
+from trueline.training.remedies import SparseMasks
 from trueline.training.sampling import Passes, StepBatch
-from trueline.training.token_masks import SparseMasks
 
 Coupling: TypeAlias = Literal["exact", "ema"]
 Shape: TypeAlias = Callable[[Sequence[TokenTree], Tensor], Tensor]

@@ -10,7 +10,7 @@ import numpy as np
 
 from trueline.batching import Branch, Encoder, TokenTree, view
 from trueline.data import load_examples
-from trueline.data.chat import as_chat
+from trueline.data.mapped import as_chat
 from trueline.errors import UserError
 from trueline.evaluation.backends.base import Request
 from trueline.evaluation.backends.local import TransformersBackend, load_local

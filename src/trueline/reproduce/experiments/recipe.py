@@ -10,7 +10,7 @@ from pathlib import Path
 import transformers
 
 from trueline.data import load_examples
-from trueline.data.chat import as_chat
+from trueline.data.mapped import as_chat
 from trueline.reproduce.laboratory import train
 from trueline.reproduce.language import pair_values
 from trueline.reproduce.runs import Run, Values, experiment

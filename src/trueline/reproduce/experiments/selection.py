@@ -17,7 +17,7 @@ from pathlib import Path
 
 from trueline.curation import Cached, PolicyEmbedder, select_pairs
 from trueline.data import load_examples
-from trueline.data.chat import as_chat
+from trueline.data.mapped import as_chat
 from trueline.reproduce.experiments.world import world_of
 from trueline.reproduce.laboratory import train
 from trueline.reproduce.language import load_model, load_tokenizer, open_sandbox, safety

@@ -69,7 +69,7 @@ def demo(
 
     from trueline.report import render_report
     from trueline.reproduce import align, measure
-    from trueline.runs.demo_story import RECIPES, demo_report, summary
+    from trueline.runs.demo.story import RECIPES, demo_report, summary
 
     torch.set_num_threads(1)  # the models are tiny: a second thread waits more than it works
     transformers.utils.logging.disable_progress_bar()
