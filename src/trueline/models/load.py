@@ -50,6 +50,7 @@ def load_model(args: ModelArguments, *, name: str | None = None) -> Any:
     except (OSError, ValueError) as error:
         under = "" if adapter is None else f", the base that the adapter {name!r} names"
         raise UserError(f"cannot load model {base!r}{under}: {_first_line(error)}") from error
+    keep_gradients(model)
     if adapter is None:
         return model
     from peft import PeftModel
@@ -274,6 +275,29 @@ def disable_dropout(model: nn.Module) -> None:
         for name in ("attention_dropout", "attn_dropout"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
+
+
+def keep_gradients(model: nn.Module) -> None:
+    """Keep four-bit layers in the layout that has a backward.
+
+    bitsandbytes repacks a layer at its first call without gradients on a processor with
+    AVX512-BF16, for a faster product that has no backward, and leaves it so: after one evaluation,
+    training would go on with other gradients and no more than a warning. Its way back rounds the
+    scales, so a model that was repacked before it came here is refused.
+
+    Raises:
+        UserError: a layer was repacked before.
+    """
+    for path, module in model.named_modules():
+        if not getattr(module, "support_avx512bf16_for_cpu", False):
+            continue
+        state = getattr(module.weight, "quant_state", None)
+        if getattr(state, "packing_format_for_cpu", False):
+            raise UserError(
+                f"the four-bit layer {path} was called without gradients before, and bitsandbytes "
+                "left it in a layout that has none; load the model anew and train it first"
+            )
+        module.support_avx512bf16_for_cpu = False
 
 
 def _say_if_slow(dtype: str) -> None:

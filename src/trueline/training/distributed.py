@@ -38,10 +38,11 @@ def check_processes(trainer: Any) -> None:
             f"counts {args.world_size}); start them with `accelerate launch`, or set use_cpu: true "
             "where there is no GPU"
         )
-    if args.world_size > 1 and getattr(trainer.model.config, "quantization_config", None):
+    quantized = getattr(trainer.model.config, "quantization_config", None)
+    if args.world_size > 1 and getattr(quantized, "load_in_8bit", False):
         raise UserError(
-            "quantized weights are not held to one process's update by several processes; train "
-            "QLoRA in one, or leave load_in_4bit and load_in_8bit out"
+            "load_in_8bit rounds a row by the rows that stand beside it, so several processes "
+            "train other weights than one; take load_in_4bit, or one process"
         )
     if not trainer.sharded:
         return
@@ -55,6 +56,12 @@ def check_processes(trainer: Any) -> None:
         raise UserError(
             "training an adapter further keeps a copy of it as the reference, which is not held "
             "to one process's update with FSDP and DeepSpeed; merge it into its base first"
+        )
+    spread = trainer.is_fsdp_enabled or trainer.accelerator.state.deepspeed_plugin.zero_stage == 3
+    if spread and quantized is not None:
+        raise UserError(
+            "quantized weights are not spread over processes; train QLoRA in one, as plain data "
+            "parallel or with ZeRO-1 or 2, or leave load_in_4bit out"
         )
     optimizer = str(getattr(args.optim, "value", args.optim))
     if optimizer not in OPTIMIZERS:

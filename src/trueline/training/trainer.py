@@ -41,6 +41,7 @@ from trueline.models import (
     disable_dropout,
     freeze_copy,
     frozen_copy,
+    keep_gradients,
     trained_adapter,
     without_copy,
 )
@@ -150,6 +151,7 @@ class AlignmentTrainer(Trainer):
             append_eos=args.append_eos,
         )
         check_vocabulary(model, processing_class)
+        keep_gradients(model)
         if args.disable_dropout:
             disable_dropout(model)
         self._live_reference = self._needs_live_reference(model, ref_model, args, peft_config)
