@@ -181,6 +181,14 @@ def test_runs_are_listed_with_state_and_figures(tmp_path, monkeypatch, capsys):
         listed(tmp_path / "nothing")
 
 
+def test_a_run_without_states_is_listed_by_its_verb_and_sum_of_objectives(tmp_path):
+    (tmp_path / "config.yaml").write_text("loss_type: [dpo, sft]\n")
+    (tmp_path / "manifest.json").write_text('{"command": "trueline align --config my.yaml"}')
+    [entry] = listed(tmp_path)
+    assert (entry.verb, entry.objective, entry.state) == ("align", "dpo + sft", None)
+    assert entry.command == "trueline align --config my.yaml"
+
+
 @pytest.mark.parametrize("number", interrupts.HANDLED)
 def test_i6_the_first_signal_ends_at_a_whole_piece(number, capfd):
     done = []

@@ -153,10 +153,11 @@ def _entry(path: Path, root: Path) -> Entry:
     shown = str(path.relative_to(root)) if path != root else run.name
     headline = headlines(run.findings)
     if kept is None:
-        data = run.config.get("dataset_name")
-        name = run.config.get("loss_type")
-        command = str(run.manifest.get("command", "")).removeprefix("trueline ")
-        return Entry(path, shown, command or None, name and str(name), data, headline=headline)
+        data, losses = run.config.get("dataset_name"), run.config.get("loss_type")
+        name = " + ".join(losses) if isinstance(losses, list) else losses
+        command = run.manifest.get("command")
+        verb = str(command or "").removeprefix("trueline ").partition(" ")[0]
+        return Entry(path, shown, verb or None, name, data, headline=headline, command=command)
     if path.name.endswith(".work"):  # a curation job's, named as its output
         shown = str(Path(shown).with_name(path.name.removeprefix(".").removesuffix(".work")))
     return Entry(path, shown, kept.verb, kept.objective, kept.data, kept.state, kept.since,
