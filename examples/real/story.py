@@ -280,7 +280,10 @@ def outcome(out: Path) -> dict[str, Any]:
             by = "" if judge in (finding["name"], "phrases") else f", by {judge}"
             for metric in finding["metrics"]:
                 told = {key: metric[key] for key in KNOWN if key in metric}
-                rates.setdefault(metric["name"] + by, {})[name] = told
+                row = rates.setdefault(metric["name"] + by, {})
+                if name in row:  # as another finding calls its own, too
+                    row = rates.setdefault(f"{metric['name']} ({finding['name']})", {})
+                row[name] = told
     steps = sorted((out / "steps").glob("*.json"), key=lambda path: path.stat().st_mtime)
     took = {path.stem: json.loads(path.read_text("utf-8")) for path in steps}
     return {
