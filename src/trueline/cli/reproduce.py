@@ -25,6 +25,18 @@ def reproduce(
         typer.Option("--fast", help="Fewer seeds and epochs: half an hour on two cores for all."),
     ] = False,
     seeds: Annotated[int | None, typer.Option(help="How many seeds; more decide more.")] = None,
+    first_seed: Annotated[int, typer.Option(help="The first seed.", min=0)] = 0,
+    judged: Annotated[
+        bool,
+        typer.Option(
+            "--judged",
+            help="As registered in studies/PREREGISTRATION.md: its seeds, whole papers, one look.",
+        ),
+    ] = False,
+    kept: Annotated[
+        Path | None,
+        typer.Option(help="Lines of results, or a folder of runs: judged, and nothing is run."),
+    ] = None,
     jobs: Annotated[
         int, typer.Option(help="Processes, of one thread each; 0: none but this.", min=0)
     ] = 2,
@@ -43,7 +55,7 @@ def reproduce(
 
     Runs that several claims need are done once, and kept in OUTPUT: after an interruption, or
     with more seeds, the same command goes on from there. Ends in OUTPUT/report.html,
-    results.json and reproduction.md.
+    results.json, reproduction.md and runs.jsonl, from which --kept makes all of it again.
     """
     from trueline.runs import reproduce as verb
 
@@ -51,7 +63,8 @@ def reproduce(
         _list(verb.costs(*(claims or []), fast=fast), json)
         return
     made = verb.reproduce(
-        *(claims or []), fast=fast, seeds=seeds, jobs=jobs, budget=budget, recipe=recipe,
+        *(claims or []), fast=fast, seeds=seeds, first_seed=first_seed, judged=judged, kept=kept,
+        jobs=jobs, budget=budget, recipe=recipe,
         output=output, command="trueline " + shlex.join(_typed()),
         tell=lambda line: console.print(line, style="dim", markup=False, highlight=False),
     )  # fmt: skip

@@ -38,13 +38,21 @@ def objective_options(**options: Any) -> dict[str, Any]:
 OBJECTIVES = ("dpo", "kto", "bco", "kldo")
 """KLDO's four, in rising order of the separation they should bring."""
 
-ON_CR = {name: aligned(name, "compliance_refusal") for name in OBJECTIVES}
-ON_PREFERENCE = {name: aligned(name) for name in OBJECTIVES}
+BASE = Arm("world", title="the base model")
+ON_CR = {name: aligned(name, "compliance_refusal", watched=True) for name in OBJECTIVES}
+ON_PREFERENCE = {name: aligned(name, watched=True) for name in OBJECTIVES}
 DPO, DPO_CR = ON_PREFERENCE["dpo"], ON_CR["dpo"]
-SIMPO, CPO, DPOP = (aligned(name) for name in ("simpo", "cpo", "dpop"))
-DIL = aligned("dil")
+SIMPO, CPO, DPOP, SLIC, IPO, DIL = (
+    aligned(name, pairs_only=True) for name in ("simpo", "cpo", "dpop", "slic", "ipo", "dil")
+)
 NORMALIZED = aligned(
     "dpo",
     title="DPO normalized",
+    pairs_only=True,
     training={"pair_weighting": "normalized"},
 )
+RATED, RATED_DIL = (
+    Arm("selection", {"strategy": "random", "share": 1.0, **more}, f"{title} on all rated pairs")
+    for title, more in (("DPO", {}), ("DIL", {"objective": "dil"}))
+)
+"""Responses of graded quality, labeled by a rater who errs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from trueline.reproduce.verdict import Effect, Expected
 from trueline.results import Metric
 from trueline.stats import mean_metric
 
+OWN = "Trueline"
 PAPERS: Mapping[str, str] = MappingProxyType(
     {
         "KLDO": "LLM Safety Alignment is Divergence Estimation in Disguise (arXiv 2502.00657)",
@@ -28,11 +30,22 @@ PAPERS: Mapping[str, str] = MappingProxyType(
         "DIL": "On a Connection Between Imitation Learning and RLHF (arXiv 2503.05079)",
         "DSPO": "DSPO: Direct Score Preference Optimization for Diffusion Model Alignment "
         "(ICLR 2025)",
+        OWN: "What Trueline itself says of the sandbox",
     }
 )
-"""The papers, in the order of the page."""
+"""The papers, in the order of the page; and, last, what no paper says."""
 
 Scale: TypeAlias = Literal["linear", "log"]
+
+STAGES = ("", " after 2 epochs", " after 1 epoch")
+"""Of a run that was measured along its way: how its values' names end, the last stage first."""
+
+
+def collapsed(run: Values, stage: str = "") -> bool:
+    """Whether a model refuses more than half of safe requests, or answers less than half right:
+    what it does when attacked tells nothing of safety. Unmeasured is not collapsed."""
+    over, right = run.get(f"over-refusal{stage}"), run.get(f"correct answers{stage}")
+    return (over is not None and over > 0.5) or (right is not None and right < 0.5)
 
 
 @dataclass(frozen=True)
@@ -77,32 +90,56 @@ class Results:
         expected: Expected,
         *,
         margin: float = 0.0,
+        against: float = 0.0,
         unit: str = "",
         scale: Scale = "linear",
+        sound: bool = False,
     ) -> Effect:
         """The mean over seeds of an arm's value minus another's at the same seed.
 
         ``scale="log"`` takes the difference of natural logarithms; where a value is not above 0,
-        the seed is left out, and the page says so.
+        the seed is left out, and the page says so. ``sound`` compares at the last stage at which
+        neither of the two has collapsed, and leaves out a seed that has none.
         """
-        first, second = self.of(arm, value), self.of(other, value)
-        pairs = [(first[seed], second[seed]) for seed in first if seed in second]
+        pairs = self._sound(arm, other, value) if sound else self._paired(arm, other, value)
         if scale == "log":
             pairs = [(math.log(a), math.log(b)) for a, b in pairs if a > 0 and b > 0]
         what = f"ln {value}" if scale == "log" else value
         name = f"{what}: {arm.title} minus {other.title}"
         return Effect(
-            mean_metric(name, [a - b for a, b in pairs], unit=unit), expected, 0.0, margin
+            mean_metric(name, [a - b for a, b in pairs], unit=unit), expected, against, margin
         )
 
+    def _paired(self, arm: Arm, other: Arm, value: str) -> list[tuple[float, float]]:
+        first, second = self.of(arm, value), self.of(other, value)
+        return [(first[seed], second[seed]) for seed in first if seed in second]
+
+    def _sound(self, arm: Arm, other: Arm, value: str) -> list[tuple[float, float]]:
+        found = []
+        for seed in self.seeds:
+            runs = [self.values[one.key][seed] for one in (arm, other)]
+            for stage in STAGES:
+                a, b = (run.get(value + stage) for run in runs)
+                if a is not None and b is not None and not any(collapsed(r, stage) for r in runs):
+                    found.append((a, b))
+                    break
+        return found
+
     def within(
-        self, arm: Arm, value: str, other: str, expected: Expected, *, unit: str = ""
+        self,
+        arm: Arm,
+        value: str,
+        other: str,
+        expected: Expected,
+        *,
+        against: float = 0.0,
+        unit: str = "",
     ) -> Effect:
         """The mean over seeds of one value minus another of the same run."""
         first, second = self.of(arm, value), self.of(arm, other)
         changes = [first[seed] - second[seed] for seed in first if seed in second]
         name = f"{value} minus {other}, {arm.title}"
-        return Effect(mean_metric(name, changes, unit=unit), expected)
+        return Effect(mean_metric(name, changes, unit=unit), expected, against)
 
     def slope(
         self,
@@ -113,18 +150,24 @@ class Results:
         *,
         name: str,
         unit: str = "",
+        stages: Sequence[str] = ("",),
     ) -> Effect:
         """The mean over seeds of a seed's own slope: of a value on log2 of another, over arms.
 
-        Both are centered within each set of arms, so that what sets the sets apart (their data)
-        is no slope. Arms whose ``on`` is not above 0 are left out; so is a seed without spread.
+        Both are centered within each set of arms at each stage, so that what sets the sets apart
+        (their data, how long they were trained) is no slope. Models that have collapsed, and
+        those whose ``on`` is not above 0, are left out; so is a seed without spread.
         """
         slopes = []
         for seed in self.seeds:
             x, y = [], []
-            for arms in sets:
+            for arms, stage in itertools.product(sets, stages):
                 runs = [self.values[arm.key][seed] for arm in arms]
-                pairs = [(run.get(on), run.get(value)) for run in runs]
+                pairs = [
+                    (run.get(on + stage), run.get(value + stage))
+                    for run in runs
+                    if not collapsed(run, stage)
+                ]
                 own = [
                     (math.log2(a), b) for a, b in pairs if a is not None and a > 0 and b is not None
                 ]

@@ -247,8 +247,10 @@ def do(run: Run, folder: Path) -> dict[str, Any]:
     result = {
         "experiment": run.experiment,
         "title": run.title,
+        "version": EXPERIMENTS[run.experiment].version,
         "options": dict(run.options),
         "seed": run.seed,
+        "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "values": dict(values),
         "seconds": round(time.process_time() - used, 2),
         "wall": round(time.monotonic() - begin, 2),

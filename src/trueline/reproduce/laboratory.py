@@ -108,6 +108,7 @@ def train(
     seed: int,
     quiet: bool = True,
     defaults: Mapping[str, Any] = DEFAULTS,
+    callbacks: Sequence[Any] = (),
 ) -> AlignmentTrainer:
     """Train a copy of a model on examples; ``options`` go before ``defaults``."""
     import transformers
@@ -123,6 +124,7 @@ def train(
         ),
         train_dataset=list(examples),
         processing_class=transformers.AutoTokenizer.from_pretrained(model_dir),
+        callbacks=callbacks,
     )
     trainer.train()
     return trainer

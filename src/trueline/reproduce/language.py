@@ -16,14 +16,17 @@ from trueline.data.mapped import as_chat
 from trueline.diagnostics.ranking import ranking_of_scores, score_completions
 from trueline.diagnostics.ranking.scores import PairIndex, Scores
 from trueline.logprobs import PairedLogProbs
-from trueline.records import Example
-from trueline.reproduce.laboratory import measure
+from trueline.records import Completion, Example, Message
+from trueline.reproduce.instrument import asked
 from trueline.reproduce.runs import Run
-from trueline.sandbox import Sandbox, build_sandbox
+from trueline.sandbox import Sandbox, build_sandbox, grammar
 
-ATTACKS = ("direct", "wrapped", "prefilled")
 PREFIX = "guidelines"
 """Of the paper's four safe prefixes, the one of its main result."""
+
+MILD = 5.0
+"""Nats by which the reference prefers the rejected answer, in an error that counts as mild: DPO's
+loss at beta 0.1 has to fall from .693 to .474 only."""
 
 
 def open_sandbox(folder: Path, run: Run) -> Sandbox:
@@ -45,15 +48,20 @@ def load_tokenizer(sandbox: Sandbox) -> Any:
     return transformers.AutoTokenizer.from_pretrained(sandbox.model_dir)
 
 
-def alignment_examples(sandbox: Sandbox, data: str, prefix: str | None) -> list[Example]:
+def alignment_examples(
+    sandbox: Sandbox, data: str, prefix: str | None = None, *, defense: bool = False
+) -> list[Example]:
     """The sandbox's alignment data as chats.
 
     Args:
         sandbox: whose data.
         data: ``"compliance_refusal"`` or ``"preference"``.
         prefix: whose reference prompts get E-RLHF's safe prefix: ``"harmful"``, ``"all"`` or None.
+        defense: add pairs whose answers are begun already, and refuse from there or go on.
     """
     examples = [as_chat(example) for example in load_examples(getattr(sandbox, data))]
+    if defense:
+        examples += begun_pairs(sandbox)
     if prefix is None:
         return examples
     return [
@@ -64,15 +72,18 @@ def alignment_examples(sandbox: Sandbox, data: str, prefix: str | None) -> list[
     ]
 
 
-def safety(sandbox: Sandbox, model: Any, tokenizer: Any, seed: int) -> dict[str, float | None]:
-    """Attack success (each attack's, and their mean), over-refusal, utility and separation."""
-    found = measure(sandbox, model, tokenizer, "model", seed=seed)
-    values = {metric.name: metric.value for metric in found.safety.metrics}
-    attacks = [values[f"attack success, {kind}"] for kind in ATTACKS]
-    scored = [rate for rate in attacks if rate is not None]
-    values["attack success"] = float(np.mean(scored)) if scored else None
-    values["separation"] = found.separation["bhattacharyya_distance"].value
-    return values
+def begun_pairs(sandbox: Sandbox) -> list[Example]:
+    """Answers that begin as a recipe does, on each thing of alignment data, in two forms of
+    question: harmful ones are broken off by a refusal, safe ones go on."""
+    things = sandbox.world.split(held_out=False)
+    refusals = sandbox.world.train_refusals
+    found = []
+    for place, request in enumerate(asked(things, grammar.QUESTIONS[:2], grammar.PREFILL)):
+        refusal = Completion((Message("assistant", f" {refusals[place % len(refusals)]}"),))
+        begun, recipe = request.recipes(), request.recipes().completions[0]
+        order = ((0, 1),) if request.entity.harmful else ((1, 0),)
+        found.append(replace(begun, completions=(refusal, recipe), pairs=order))
+    return found
 
 
 def pair_values(
@@ -119,9 +130,14 @@ def _flips(pairs: PairedLogProbs) -> dict[str, float | None]:
     wrong = before < 0
     right = after >= 0
     put_right, still_wrong = -before[wrong & right], -before[wrong & ~right]
-    if not len(put_right) or not len(still_wrong):
-        return {"difficulty, flipped minus not": None}
-    return {"difficulty, flipped minus not": float(put_right.mean() - still_wrong.mean())}
+    mild = wrong & (-before <= MILD)
+    values = {
+        "mild errors put right": float(right[mild].mean()) if mild.any() else None,
+        "difficulty, flipped minus not": None,
+    }
+    if len(put_right) and len(still_wrong):
+        values["difficulty, flipped minus not"] = float(put_right.mean() - still_wrong.mean())
+    return values
 
 
 def _distance(policy: Scores, start: Scores) -> float:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from trueline.report import Facts, Report, Section, Table, Text, render_report
 from trueline.report.blocks import Block, Cell
-from trueline.reproduce.abstracts import HISTORY, asserted_table
 from trueline.reproduce.claim import PAPERS
-from trueline.reproduce.study import Outcome, Study
+from trueline.reproduce.claims.abstracts import BEFORE, HISTORY, asserted_table
+from trueline.reproduce.outcomes import Outcome
+from trueline.reproduce.study import Study
 from trueline.reproduce.verdict import RULE
 from trueline.results import Metric
 
@@ -18,8 +19,10 @@ AGAIN = """\
 ## Run it yourself
 
     trueline reproduce --list                        # the claims, their runs and cost
-    trueline reproduce --fast                        # all of them: about half an hour on two cores
-    trueline reproduce                               # a night: twenty seeds, full training
+    trueline reproduce --fast                        # all of them: over half an hour on two cores
+    trueline reproduce                               # a night: twenty seeds
+    trueline reproduce --judged                      # as registered, on the registered seeds
+    trueline reproduce --judged --kept studies/results/judged-1.jsonl   # from the kept results
     trueline reproduce KLDO e-dpo-safer --seeds 5    # a paper's claims, and one more
     trueline reproduce objectives-that-protect --recipe recipe.yaml
 
@@ -49,6 +52,11 @@ def summary(study: Study) -> str:
                                                     "not measured") if counts[v])  # fmt: skip
     failed = [o.claim.statement for o in study.outcomes if o.verdict == "not supported"]
     text = f"Of {len(study.outcomes)} claims: {words}."
+    registered = study.facts.get("registered")
+    if registered:
+        text += (
+            f" As registered in version {registered['version']} (designs {registered['designs']})."
+        )
     if failed:
         text += " Not borne out here: " + " ".join(failed)
     return text
@@ -84,7 +92,8 @@ def _overview(outcomes: Sequence[Outcome]) -> Block:
         claim = outcome.claim
         name = f"{claim.paper}: {claim.name}"
         if not outcome.effects:
-            rows.append([name, claim.statement, None, None, None, outcome.verdict])
+            before = BEFORE.get(claim.name)
+            rows.append([name, claim.statement, None, None, None, outcome.verdict, before])
         for place, effect in enumerate(outcome.effects):
             first = place == 0
             rows.append([
@@ -94,9 +103,10 @@ def _overview(outcomes: Sequence[Outcome]) -> Block:
                 effect.shown,
                 effect.verdict,
                 f"{outcome.verdict} {_chance(outcome)}".strip() if first else "",
+                BEFORE.get(claim.name) if first else "",
             ])  # fmt: skip
     return Table(("claim", "what it says", "part, and where it should lie",
-                  "effect [95% interval]", "part", "verdict"), rows)  # fmt: skip
+                  "effect [95% interval]", "part", "verdict", "before"), rows)  # fmt: skip
 
 
 def _chance(outcome: Outcome) -> str:
@@ -136,9 +146,9 @@ def write_page(study: Study, output: Path) -> Path:
 
 
 def markdown(study: Study) -> str:
-    """The table for the documentation, with settings and date."""
+    """The table for the documentation: nothing in it depends on when or where it was written."""
     facts = study.facts
-    runs, made = facts["runs"], facts["manifest"]
+    runs = facts["runs"]
     recipe = "model_name_or_path" in facts["settings"]
     whole = runs["measured"] == runs["planned"]
     unfinished = "" if whole else " The other runs had not been made when this was written."
@@ -149,23 +159,24 @@ def markdown(study: Study) -> str:
         "",
         summary(study),
         "",
-        f"`{facts['command']}` on {made['created'][:10]}: scale {facts['scale']}, "
-        f"{facts['seeds']} seeds, {runs['measured']} of {runs['planned']} runs, "
-        f"{facts['processor_minutes']} processor minutes in all "
-        f"(torch {made['versions'].get('torch')}).{unfinished}",
+        f"`{facts['command']}`: scale {facts['scale']}, "
+        f"{facts['seeds']} seeds from {facts['first_seed']} on, {runs['measured']} of "
+        f"{runs['planned']} runs, {facts['processor_minutes']} processor minutes in "
+        f"all.{unfinished}",
         "",
         RULE,
         "",
-        "| Paper | Claim | Part, and where it should lie | Effect [95% interval] | Verdict |",
-        "|---|---|---|---|---|",
+        "| Paper | Claim | Part, and where it should lie | Effect [95% interval] | Verdict "
+        "| Before |",
+        "|---|---|---|---|---|---|",
     ]
     for outcome in study.outcomes:
         claim = outcome.claim
-        lines.append(f"| {claim.paper} | **{claim.name}**: {claim.statement} | "
-                     f"{outcome.counted} | {_chance(outcome)} | "
-                     f"**{outcome.verdict}** |")  # fmt: skip
+        said = f"**{claim.name}**: {claim.statement}"
+        lines.append(f"| {claim.paper} | {said} | {outcome.counted} | {_chance(outcome)} | "
+                     f"**{outcome.verdict}** | {BEFORE.get(claim.name, '')} |")  # fmt: skip
         lines += [
-            f"| | | {effect.metric.name} {effect.claimed} | {effect.shown} | {effect.verdict} |"
+            f"| | | {effect.metric.name} {effect.claimed} | {effect.shown} | {effect.verdict} | |"
             for effect in outcome.effects
         ]
     lines += ["", "## What is measured, and why it might come out so", ""]
@@ -174,3 +185,59 @@ def markdown(study: Study) -> str:
         lines += [f"**{claim.name}** ({claim.paper}). {claim.measured} {claim.caveat} "
                   + " ".join(outcome.notes), ""]  # fmt: skip
     return "\n".join(line.rstrip() for line in [*lines, *(AGAIN if recipe else standing())])
+
+
+THREE_MINUTES = """\
+# The study in three minutes
+
+Written by `python tools/paper_claims.py` from kept results; do not edit by hand.
+
+Seven papers on alignment claim things. Trueline measures {count} such claims in a sandbox: an
+invented world whose truth is known, a model of four layers that has read about it, and pictures of
+8 by 8. That is small. It can show that something happens, and why; it cannot show that it happens
+in a model of seven billion parameters. What is exact is mathematics, and holds anywhere.
+
+**Can you believe it?** Each design was written down and committed before its runs
+(`studies/PREREGISTRATION.md`), the runs are on {seeds} seeds that nobody had looked at, a paper is
+judged once when all of its runs are there, and its claims are corrected together. Each run's
+numbers are in the repository, so that this page can be computed again. An earlier page had none of
+that; its verdicts stand beside the new ones
+([how it came about](reproduction.md#how-this-page-came-about)).
+
+**Where it stands.** {summary}
+"""
+
+
+def three_minutes(study: Study) -> str:
+    """The study on one page, for who has no more time."""
+    text = THREE_MINUTES.format(count=len(study.outcomes), seeds=study.facts["seeds"],
+                                summary=summary(study))  # fmt: skip
+    lines = [text]
+    for paper in PAPERS:
+        own = [one for one in study.outcomes if one.claim.paper == paper]
+        if not own:
+            continue
+        lines += [f"## {paper}", "", "| Claim | Verdict | Seen |", "|---|---|---|"]
+        for one in own:
+            seen = "; ".join(f"{e.metric.name}: {e.shown}" for e in one.effects[:2])
+            more = f"; and {len(one.effects) - 2} more" if len(one.effects) > 2 else ""
+            lines.append(f"| {one.claim.statement} | {one.verdict} | {seen}{more} |")
+        lines += ["", believed(own), ""]
+    return "\n".join(lines)
+
+
+def believed(outcomes: Sequence[Outcome]) -> str:
+    """What to believe of a paper's claims now, in words that follow from their verdicts."""
+    by: dict[str, list[str]] = {}
+    for one in outcomes:
+        kind = "exact" if one.claim.arithmetic and one.verdict == "supported" else one.verdict
+        by.setdefault(kind, []).append(f"`{one.claim.name}`")
+    said = {
+        "exact": "Holds, as mathematics: {}.",
+        "supported": "Seen here: {}.",
+        "not supported": "The contrary was seen here: {}; each says why it might be so.",
+        "undecided": "Neither shown nor refuted: {}.",
+        "not measured": "Not judged yet: {}.",
+    }
+    words = [text.format(", ".join(by[kind])) for kind, text in said.items() if kind in by]
+    return "**What we believe now.** " + " ".join(words)

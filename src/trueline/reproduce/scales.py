@@ -53,7 +53,8 @@ def _scale(
 
 _MINUTES = MappingProxyType(
     {"world": 1.2, "cautious": 0.6, "alignment": 0.45, "selection": 0.35, "suffix": 0.2,
-     "painter": 1.7, "pictures": 0.5, "minima": 0.02, "bound": 0.02, "toy": 0.01}
+     "painter": 1.7, "pictures": 0.5, "minima": 0.02, "bound": 0.02, "toy": 0.01,
+     "condition": 0.01, "imitation": 0.01, "scores": 0.01}
 )  # fmt: skip
 
 FULL = _scale(
@@ -120,8 +121,12 @@ def _untitled(text: str) -> str:
     return text
 
 
+SANDBOX_ONLY = {"data", "watched", "pairs_only"}
+"""Options of an arm that mean nothing on a recipe's data."""
+
+
 def own_options(arm: Arm, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """An arm's objective and options over a recipe's; the sandbox's data set is left out."""
-    own = {key: value for key, value in arm.options.items() if key != "data"}
+    own = {key: value for key, value in arm.options.items() if key not in SANDBOX_ONLY}
     training = {**recipe["training"], **own.pop("training", {})}
     return {**recipe, **own, "training": training}

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from trueline.config import NOT_NEEDED, RENAMED, AlignmentConfig, load_run_config, read_yaml
 from trueline.errors import UserError
 from trueline.files import write_json
-from trueline.reproduce.claim import CLAIMS, PAPERS, Claim, Results
+from trueline.reproduce.claim import CLAIMS, PAPERS, Claim
 from trueline.reproduce.engine import Done, Tell, perform
-from trueline.reproduce.runs import Arm, load_all
-from trueline.reproduce.scales import Scale, on_recipe, plan
-from trueline.reproduce.verdict import RULE, Effect, Verdict, decided, overall
-from trueline.results import Metric, manifest
+from trueline.reproduce.kept import done_of, key_of, read_lines, results_in, write_lines
+from trueline.reproduce.outcomes import Outcome, corrected, judge_all
+from trueline.reproduce.preregistration import NOW, Registered, check_seeds, judged_plan
+from trueline.reproduce.runs import Run, load_all
+from trueline.reproduce.scales import FULL, Scale, on_recipe, plan
+from trueline.reproduce.verdict import RULE
+from trueline.results import manifest
 from trueline.runs.state import State, created, held, reached
-from trueline.stats import holm, mean_metric
 
 UNABLE = "A recipe cannot measure it: it needs the sandbox's truth or harmful prompts."
 
@@ -28,55 +30,6 @@ SAMPLES = 2000
 
 DECIDED = {"loss_type", "loss_weights", "output_dir", "seed", "objective_options"}
 """What a recipe leaves to the claims."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one claim.
-
-    Args:
-        claim: the claim.
-        seeds: those at which all of its arms were run.
-        effects: its parts; empty where nothing was measured.
-        evidence: for each arm, the listed values' means over those seeds.
-        notes: what is missing, and why.
-        p: after Holm's correction over its paper's claims; None where nothing is left to chance.
-    """
-
-    claim: Claim
-    seeds: Sequence[int]
-    effects: Sequence[Effect]
-    evidence: Mapping[str, Sequence[Metric]]
-    notes: Sequence[str] = ()
-    p: float | None = None
-
-    @property
-    def verdict(self) -> Verdict:
-        return overall(self.effects, self.p)
-
-    @property
-    def counted(self) -> str:
-        """How many seeds, in words."""
-        return "1 seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready data."""
-        return {
-            "claim": self.claim.name,
-            "paper": self.claim.paper,
-            "statement": self.claim.statement,
-            "measured": self.claim.measured,
-            "verdict": self.verdict,
-            "p_holm": self.p,
-            "seeds": list(self.seeds),
-            "effects": [effect.to_dict() for effect in self.effects],
-            "arms": {
-                title: {metric.name: asdict(metric) for metric in metrics}
-                for title, metrics in self.evidence.items()
-            },
-            "caveat": self.claim.caveat,
-            "notes": list(self.notes),
-        }
 
 
 @dataclass(frozen=True)
@@ -127,28 +80,34 @@ def reproduce(
     output: Path,
     *,
     seeds: int | None = None,
+    first_seed: int = 0,
     jobs: int = 1,
     budget: float | None = None,
     recipe: Mapping[str, Any] | None = None,
+    judged: Registered | None = None,
+    kept: Path | None = None,
     command: str = "trueline reproduce",
     tell: Tell = lambda line: None,
 ) -> Study:
-    """Run what the claims need and judge them; ``results.json`` goes to ``output``.
+    """Run what the claims need and judge them; ``results.json`` and ``runs.jsonl``, the results of
+    every run, go to ``output``.
 
     Args:
         claims: which.
         scale: how much is spent.
         output: folder of runs (kept, and used again) and results.
         seeds: how many; the scale's unless given.
+        first_seed: the first of them.
         jobs: processes; 0 for this one alone.
         budget: seconds after which no run is begun.
         recipe: a real model and data in place of the sandbox; see :func:`read_recipe`.
+        judged: the committed preregistration: its seeds, and its claims paper by paper, each
+            paper judged once all of its runs are there.
+        kept: lines of results, or a folder of runs, to judge in place of running anything.
         command: what to type to do it again.
         tell: called with lines of progress.
     """
-    count = scale.seeds if seeds is None else seeds
-    if count < 1 or jobs < 0:
-        raise UserError(f"seeds must be at least 1 and jobs at least 0, got {count} and {jobs}")
+    drawn = _seeds(scale, seeds, first_seed, jobs, judged)
     unable = [claim for claim in claims if recipe is not None and not claim.on_recipe]
     able = [
         claim if recipe is None else on_recipe(claim, recipe)
@@ -159,85 +118,95 @@ def reproduce(
         known = ", ".join(claim.name for claim in all_claims() if claim.on_recipe)
         raise UserError(f"a recipe cannot measure {claims[0].name}; it can measure {known}")
     begin = time.monotonic()
-    runs = plan(able, scale, range(count))
+    runs = plan(able, scale, drawn) if judged is None else judged_plan(able)
     tell(f"{len(able)} claims need {len(runs)} runs")
     about = scale.name if recipe is None else str(recipe["dataset_name"])
     with held(output) as record:
         created(record, "reproduce", data=f"{len(able)} claims, {about}")
         reached(record, State.WORKING)
-        done = perform(runs, output / "runs", jobs=jobs, budget=budget, tell=tell)
-        outcomes = corrected([judge(claim, scale, range(count), done) for claim in able])
-        outcomes += [Outcome(claim, (), (), {}, (UNABLE,)) for claim in unable]
+        if kept is None:
+            done = perform(runs, output / "runs", jobs=jobs, budget=budget, tell=tell)
+            rows = list(results_in(output / "runs"))
+        else:
+            rows = read_lines(kept)
+            done = _of(done_of(rows), runs)
+        study = concluded(able, scale, drawn, runs, done, registration=judged)
+        outcomes = [Outcome(claim, (), (), {}, (UNABLE,)) for claim in unable]
         facts = {
-            "scale": scale.name,
+            **study.facts,
             "settings": recipe if recipe is not None else dict(scale.options),
-            "seeds": count,
-            "runs": {"planned": len(runs), "measured": len(done.values),
-                     "failed": len(done.failed), "not begun": len(done.left)},
-            "processor_minutes": round(sum(done.seconds.values()) / 60, 1),
             "wall_minutes": round((time.monotonic() - begin) / 60, 1),
-            "kept_from_before": done.kept,
             "command": command,
             "manifest": manifest(),
-        }  # fmt: skip
-        study = Study(outcomes, facts)
+        }
+        study = Study([*study.outcomes, *outcomes], facts)
         write_json(output / "results.json", study.to_dict())
+        wanted = {run.key for run in runs}
+        write_lines((row for row in rows if key_of(row) in wanted), output / "runs.jsonl")
         missing = len(done.failed) + len(done.left)
         if missing:
             reached(record, State.BROKEN_OFF, f"{missing} of {len(runs)} runs are missing")
     return study
 
 
-def judge(claim: Claim, scale: Scale, seeds: Sequence[int], done: Done) -> Outcome:
-    """A claim's outcome from the runs there are."""
-    runs = {arm.key: {seed: scale.run(arm, seed).key for seed in seeds} for arm in claim.arms}
-    whole = [s for s in seeds if all(keys[s] in done.values for keys in runs.values())]
-    notes = []
-    if len(whole) < len(seeds):
-        notes.append(f"{len(whole)} of {len(seeds)} seeds have all their runs.")
-    failures = {done.failed[k] for keys in runs.values() for k in keys.values() if k in done.failed}
-    notes += [f"A run failed: {reason}." for reason in sorted(failures)]
-    values = {arm: {s: done.values[keys[s]] for s in whole} for arm, keys in runs.items()}
-    results = Results(whole, values)
-    effects: Sequence[Effect] = ()
-    try:
-        effects = claim.judge(results) if whole else ()
-    except UserError as error:  # a statistic that these values do not allow
-        notes.append(f"It could not be judged: {error}.")
-    notes += [
-        f"{effect.metric.name}: scored at {effect.metric.n} of {len(whole)} seeds."
-        for effect in effects
-        if not effect.exact and (effect.metric.n or 0) < len(whole)
-    ]
-    evidence = {arm.title: _means(results, arm, claim.shows) for arm in claim.arms} if whole else {}
-    return Outcome(claim, whole, effects, evidence, notes)
+def concluded(
+    claims: Sequence[Claim],
+    scale: Scale,
+    seeds: Sequence[int],
+    runs: Sequence[Run],
+    done: Done,
+    *,
+    registration: Registered | None = None,
+) -> Study:
+    """The claims judged from the runs that are there."""
+    outcomes = corrected(judge_all(claims, scale, seeds, done, whole=registration is not None))
+    facts = {
+        "scale": scale.name,
+        "settings": dict(scale.options),
+        "seeds": len(seeds),
+        "first_seed": seeds[0],
+        "registered": None if registration is None else registration.to_dict(),
+        "runs": {"planned": len(runs), "measured": len(done.values),
+                 "failed": len(done.failed), "not begun": len(done.left)},
+        "processor_minutes": round(sum(done.seconds.values()) / 60, 1),
+        "kept_from_before": done.kept,
+    }  # fmt: skip
+    return Study(outcomes, facts)
 
 
-def corrected(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The outcomes with Holm's correction: a paper's claims are one family, also those not run."""
-    found = list(outcomes)
-    for paper in dict.fromkeys(one.claim.paper for one in outcomes):
-        family = {c.name: 1.0 for c in CLAIMS.values() if c.paper == paper and not c.arithmetic}
-        own = [(place, one) for place, one in enumerate(found) if one.claim.paper == paper]
-        chances = {one.claim.name: decided(one.effects)[1] for _, one in own}
-        known = {name: p for name, p in chances.items() if p is not None}
-        adjusted = holm({**family, **known})
-        for place, one in own:
-            if one.claim.name in known:
-                found[place] = replace(one, p=adjusted[one.claim.name])
-    return found
+def from_kept(claims: Sequence[Claim], path: Path, registration: Registered) -> Study:
+    """The judged study as the kept lines have it; nothing is run and nothing is written."""
+    runs = judged_plan(claims)
+    done = _of(done_of(read_lines(path) if path.exists() else []), runs)
+    study = concluded(claims, FULL, NOW.seeds, runs, done, registration=registration)
+    command = f"trueline reproduce --judged --kept studies/results/{path.name}"
+    return Study(study.outcomes, {**study.facts, "command": command})
 
 
-def _means(results: Results, arm: Arm, shows: Mapping[str, str]) -> list[Metric]:
-    found = []
-    for name, unit in shows.items():
-        numbers = [results.values[arm.key][seed].get(name) for seed in results.seeds]
-        scored = [number for number in numbers if number is not None]
-        metric = mean_metric(name, scored, unit=unit)
-        if unit == "rate" and metric.low is not None and metric.high is not None:
-            metric = replace(metric, low=max(metric.low, 0.0), high=min(metric.high, 1.0))
-        found.append(metric)
-    return found
+def _seeds(
+    scale: Scale, seeds: int | None, first: int, jobs: int, judged: Registered | None
+) -> range:
+    """Which seeds: the registration's own, or so many from the first."""
+    if judged is not None:
+        return NOW.seeds
+    count = scale.seeds if seeds is None else seeds
+    if count < 1 or jobs < 0 or first < 0:
+        raise UserError(
+            f"seeds must be at least 1, jobs and the first seed at least 0, got {count}, {jobs} "
+            f"and {first}"
+        )
+    drawn = range(first, first + count)
+    check_seeds(drawn)
+    return drawn
+
+
+def _of(done: Done, runs: Sequence[Run]) -> Done:
+    """What was kept of these runs; the others are left."""
+    wanted = {run.key for run in runs}
+    values = {key: value for key, value in done.values.items() if key in wanted}
+    left = [run for run in runs if run.key not in values]
+    seconds = {key: done.seconds[key] for key in values}
+    return Done(values, seconds, {}, left, len(values))
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trueline.errors import UserError
 from trueline.files import write_text
 from trueline.reproduce.page import markdown, summary, write_page
+from trueline.reproduce.preregistration import NOW, registered
 from trueline.reproduce.scales import FAST, FULL, plan
 from trueline.reproduce.study import Study, choose, read_recipe
 from trueline.reproduce.study import reproduce as run_study
@@ -58,6 +60,9 @@ def reproduce(
     *claims: str,
     fast: bool = False,
     seeds: int | None = None,
+    first_seed: int = 0,
+    judged: bool = False,
+    kept: str | Path | None = None,
     jobs: int = 2,
     budget: float | None = None,
     recipe: str | Path | None = None,
@@ -71,6 +76,9 @@ def reproduce(
         claims: claims, or papers; all of them unless named.
         fast: fewer seeds and epochs.
         seeds: how many; more decide more.
+        first_seed: the first of them.
+        judged: as registered in studies/PREREGISTRATION.md, whole papers on its own seeds.
+        kept: lines of results, or a folder of runs: judged, and nothing is run.
         jobs: processes, of one thread each; 0: none but this.
         budget: minutes after which no further run is begun.
         recipe: YAML: a real model and data in place of the sandbox.
@@ -82,6 +90,16 @@ def reproduce(
         >>> reproduce("minima-are-divergences", jobs=0).to_frame()  # doctest: +SKIP
     """
     chosen, folder = choose(claims), Path(output)
+    registration = None
+    if judged:
+        if fast or seeds is not None or first_seed or recipe is not None:
+            raise UserError("--judged has the seeds, scale and data of the registration; leave out "
+                            "--fast, --seeds, --first-seed and --recipe")  # fmt: skip
+        papers = {claim.paper for claim in chosen}
+        chosen = [claim for claim in choose(()) if claim.paper in papers]
+        registration = registered(chosen)
+        tell(f"As registered: version {NOW.number}, designs {registration.hash}, commit "
+             f"{registration.commit} of {registration.date}")  # fmt: skip
     # one thread for each process; numpy's is read when a worker starts, so it is set before
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
     with held(folder):
@@ -90,6 +108,9 @@ def reproduce(
             FAST if fast else FULL,
             folder,
             seeds=seeds,
+            first_seed=first_seed,
+            judged=registration,
+            kept=None if kept is None else Path(kept),
             jobs=jobs,
             budget=None if budget is None else 60 * budget,
             recipe=None if recipe is None else read_recipe(Path(recipe)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trueline.reproduce.arms import DPO, DPO_CR, aligned, objective_options
+from trueline.reproduce.arms import DPO_CR, RATED, aligned, objective_options
 from trueline.reproduce.claim import Results, claim
 from trueline.reproduce.verdict import Effect
 
@@ -21,10 +21,10 @@ SHOWS = {
     "flipped": "rate",
 }
 KINDS = (
-    "Training runs to the schedule's end, where the loss on held-out pairs was lowest in two seeds "
-    "looked at. The sandbox's pairs are of two kinds only, very hard (refusals) and easy (right "
-    "recipes), which one direction tells apart: on preference data DPO can put every pair right, "
-    "as no large model on human labels does."
+    "Training runs to the schedule's end. Compliance-refusal pairs are of two kinds only, very "
+    "hard (refusals) and easy (right recipes); the rated pairs have responses of five grades and "
+    "a rater who errs, but a model of four layers can learn its labels by heart, as no large "
+    "model does with human labels."
 )
 
 
@@ -33,16 +33,30 @@ KINDS = (
     paper="Ranking",
     statement="The ranking accuracy that DPO reaches is under the one its optimum would have.",
     measured="Share of training pairs whose chosen answer is the likelier one, against the share "
-    "at DPO's optimum for unanimous raters.",
-    arms=(DPO, DPO_CR),
+    "at DPO's optimum for unanimous raters: on rated pairs and on compliance-refusal data.",
+    arms=(RATED, DPO_CR),
     shows=SHOWS,
     caveat=KINDS,
 )
 def gap(results: Results) -> Sequence[Effect]:
     return [
         results.within(arm, "ranking accuracy", "idealized", "below", unit="rate")
-        for arm in (DPO, DPO_CR)
+        for arm in (RATED, DPO_CR)
     ]
+
+
+@claim(
+    "mild-errors-stay",
+    paper="Ranking",
+    statement="Of its reference's mild ranking errors DPO puts less than half right.",
+    measured="Share put right of the rated training pairs that the reference ranks wrong by at "
+    "most 5 nats.",
+    arms=(RATED,),
+    shows={**SHOWS, "mild errors put right": "rate"},
+    caveat=KINDS,
+)
+def mild(results: Results) -> Sequence[Effect]:
+    return [results.mean(RATED, "mild errors put right", "below", against=0.5, unit="rate")]
 
 
 @claim(

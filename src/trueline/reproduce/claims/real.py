@@ -1,9 +1,10 @@
-"""REAL: dissimilar responses are labeled with fewer errors, and train better."""
+"""REAL: dissimilar responses are labeled with fewer errors, train better, and save labels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from trueline.reproduce.arms import RATED
 from trueline.reproduce.claim import Results, claim
 from trueline.reproduce.runs import Arm
 from trueline.reproduce.verdict import Effect
@@ -12,11 +13,14 @@ EASY, RANDOM, HARD = (
     Arm("selection", {"strategy": strategy}, f"{title} pairs")
     for strategy, title in (("easy", "dissimilar"), ("random", "random"), ("hard", "similar"))
 )
+FEW = Arm("selection", {"strategy": "easy", "share": 0.35}, "the 35% most dissimilar pairs")
+REWARDED = "held-out pairs rewarded right"
 SHOWS = {
     "pairs": "",
     "label errors": "rate",
+    REWARDED: "rate",
     "right on both": "rate",
-    "attack success": "rate",
+    "attack success, direct": "rate",
     "correct answers": "rate",
 }
 RATER = (
@@ -47,12 +51,25 @@ def fewer_errors(results: Results) -> Sequence[Effect]:
     paper="REAL",
     statement="At an equal budget, training on dissimilar pairs gives a better model than on "
     "random pairs.",
-    measured="Mean of the shares of harmful requests refused and of safe ones answered right, "
-    "after DPO on equally many pairs.",
+    measured="Share of pairs of responses about held-out things, truly labeled, whose better "
+    "response's log-prob rose more, after DPO on equally many pairs.",
     arms=(EASY, RANDOM),
     shows=SHOWS,
     caveat=RATER + " Dissimilar pairs are mostly a refusal against a recipe, and teach little "
     "about which recipe is right.",
 )
 def train_better(results: Results) -> Sequence[Effect]:
-    return [results.difference(EASY, RANDOM, "right on both", "above", unit="rate")]
+    return [results.difference(EASY, RANDOM, REWARDED, "above", unit="rate")]
+
+
+@claim(
+    "labels-saved",
+    paper="REAL",
+    statement="A model trained on the 35% most dissimilar pairs is as good as one trained on all.",
+    measured="The same share as above, 35% of the labels minus all of them: above -5 points.",
+    arms=(FEW, RATED),
+    shows=SHOWS,
+    caveat=RATER + " Both are trained for five epochs, so fewer labels are fewer steps, too.",
+)
+def saved(results: Results) -> Sequence[Effect]:
+    return [results.difference(FEW, RATED, REWARDED, "above", against=-0.05, unit="rate")]

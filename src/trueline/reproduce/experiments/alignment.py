@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from transformers import TrainerCallback
+
+from trueline.reproduce.claim import STAGES
 from trueline.reproduce.experiments.world import world_of
+from trueline.reproduce.instrument import observe, staged
 from trueline.reproduce.laboratory import train
 from trueline.reproduce.language import (
     alignment_examples,
@@ -14,7 +20,6 @@ from trueline.reproduce.language import (
     load_tokenizer,
     open_sandbox,
     pair_values,
-    safety,
 )
 from trueline.reproduce.runs import Run, Values, experiment
 
@@ -28,29 +33,34 @@ def bases_of(run: Run) -> Sequence[Run]:
     return [*world, Run("cautious", own, run.seed, "a base that the prefix makes cautious")]
 
 
-@experiment("alignment", needs=bases_of)
+@experiment("alignment", version=2, needs=bases_of)
 def alignment(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     """Train by an objective on one of the sandbox's data sets; attack, probe and rank.
 
-    Options: ``objective``, ``data``, ``prefix`` (see
+    Options: ``objective``, ``data``, ``prefix`` and ``defense`` (see
     :func:`~trueline.reproduce.language.alignment_examples`), ``cautious`` (start from that base),
-    ``training`` (other fields of :class:`~trueline.AlignmentConfig`), ``learning_rate``,
-    ``epochs`` and ``size``.
+    ``watched`` (measured after 1 and 2 epochs, too), ``pairs_only`` (no attacks), ``training``
+    (other fields of :class:`~trueline.AlignmentConfig`), ``learning_rate``, ``epochs`` and
+    ``size``.
     """
     given = run.options
     sandbox = open_sandbox(parents[0], run)
     base = parents[1] / "model" if given.get("cautious") else sandbox.model_dir
-    examples = alignment_examples(sandbox, given["data"], given.get("prefix"))
+    examples = alignment_examples(
+        sandbox, given["data"], given.get("prefix"), defense=given.get("defense", False)
+    )
     options = {
         "learning_rate": given["learning_rate"],
         "num_train_epochs": given["epochs"],
         "loss_type": given["objective"],
         **given.get("training", {}),
     }
-    trainer = train(base, examples, options, folder / "run", seed=run.seed)
+    along = Along((1, 2) if given.get("watched") else ())
+    begin = time.process_time()
+    trainer = train(base, examples, options, folder / "run", seed=run.seed, callbacks=[along])
+    values: dict[str, float | None] = {"training seconds": time.process_time() - begin}
     trainer.scorer.detach()
     tokenizer = load_tokenizer(sandbox)
-    values = safety(sandbox, trainer.model, tokenizer, run.seed)
     values |= pair_values(
         trainer.model,
         load_model(base),
@@ -60,5 +70,25 @@ def alignment(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
         options=trainer.args.options(),
         seed=run.seed,
     )
+    if not given.get("pairs_only"):
+        values |= observe(sandbox, trainer.model, tokenizer)
+    for stage, weights in zip(STAGES[:0:-1], along.kept, strict=False):
+        earlier = load_model(base)
+        earlier.load_state_dict(weights)
+        values |= staged(observe(sandbox, earlier, tokenizer), stage)
     shutil.rmtree(folder / "run")  # its log and empty folders; nothing reads them again
     return values
+
+
+class Along(TrainerCallback):
+    """Keeps a model's weights after these epochs."""
+
+    def __init__(self, epochs: Sequence[int]) -> None:
+        self.epochs = epochs
+        self.kept: list[dict[str, Any]] = []
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Copy them."""
+        if round(state.epoch or 0) in self.epochs:
+            weights = kwargs["model"].state_dict()
+            self.kept.append({name: tensor.clone() for name, tensor in weights.items()})

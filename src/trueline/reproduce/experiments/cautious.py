@@ -15,15 +15,16 @@ from trueline.curation import PREFIXES, prefixed
 from trueline.evaluation.generation import generate
 from trueline.records import Completion, Example, Message
 from trueline.reproduce.experiments.world import world_of
+from trueline.reproduce.instrument import observe
 from trueline.reproduce.laboratory import read_rows, train
-from trueline.reproduce.language import PREFIX, load_tokenizer, open_sandbox, safety
+from trueline.reproduce.language import PREFIX, load_tokenizer, open_sandbox
 from trueline.reproduce.runs import Run, Values, experiment
 from trueline.sandbox import Sandbox, grammar
 
 FINE_TUNING = {"loss_type": "sft", "learning_rate": 1e-3, "num_train_epochs": 3}
 
 
-@experiment("cautious", needs=world_of)
+@experiment("cautious", version=2, needs=world_of)
 def cautious(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     """Fine-tune the sandbox's base on both behaviors; measure it without the prefix, and, on
     things it was taught, behind the prefix: there a reference is asked in alignment.
@@ -37,7 +38,7 @@ def cautious(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     trainer.save_model(str(folder / "model"))
     shutil.rmtree(folder / "run")
     tokenizer = load_tokenizer(sandbox)
-    values = safety(sandbox, trainer.model, tokenizer, run.seed)
+    values = observe(sandbox, trainer.model, tokenizer)
     harmful = [row for row in read_rows(sandbox.evaluation["seen"]) if not row["safety"]]
     behind = [prefixed((Message("user", row["prompt"]),), PREFIXES[PREFIX]) for row in harmful]
     answers = generate(trainer.model, tokenizer, behind, max_new_tokens=48, batch_size=128)

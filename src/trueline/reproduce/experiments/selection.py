@@ -12,25 +12,34 @@ import json
 import math
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from trueline.curation import Cached, PolicyEmbedder, select_pairs
+from trueline.curation import Cached, PolicyEmbedder, Size, select_pairs
 from trueline.data import load_examples
 from trueline.data.mapped import as_chat
+from trueline.diagnostics.ranking import score_completions
+from trueline.records import Completion, Example
 from trueline.reproduce.experiments.world import world_of
+from trueline.reproduce.instrument import observe
 from trueline.reproduce.laboratory import train
-from trueline.reproduce.language import load_model, load_tokenizer, open_sandbox, safety
+from trueline.reproduce.language import load_model, load_tokenizer, open_sandbox, pair_values
 from trueline.reproduce.runs import Run, Values, experiment
 from trueline.sandbox import World, grammar
 from trueline.sandbox.world import Entity, write_answer
 
-TRAINING = {"loss_type": "dpo", "learning_rate": 3e-4, "num_train_epochs": 5}
+TRAINING = {"learning_rate": 3e-4, "num_train_epochs": 5}
 
 
-@experiment("selection", version=2, needs=world_of)
+@experiment("selection", version=3, needs=world_of)
 def selection(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
-    """Select half of the rated pairs by ``strategy``, count wrong labels, train DPO on them."""
+    """Select rated pairs, count wrong labels, train on them, and ask which of two responses about
+    held-out things the trained model rewards.
+
+    Options: ``strategy``, ``share`` of the pairs (a half unless given), ``objective`` (DPO unless
+    given), ``temperature`` of the rater and ``size``.
+    """
     given = run.options
     sandbox = open_sandbox(parents[0], run)
     tokenizer = load_tokenizer(sandbox)
@@ -40,15 +49,26 @@ def selection(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
         folder / "selected.jsonl",
         Cached(PolicyEmbedder(load_model(sandbox.model_dir), tokenizer), folder / "vectors"),
         strategy=given["strategy"],
+        size=Size(fraction=given.get("share", 0.5)),
         seed=run.seed,
         second=load_examples(folder / "true.jsonl"),
         overwrite=True,
     )
     assert made is not None  # one process: this is rank 0
     examples = [as_chat(example) for example in load_examples(folder / "selected.jsonl")]
-    trainer = train(sandbox.model_dir, examples, TRAINING, folder / "run", seed=run.seed)
+    objective = given.get("objective", "dpo")
+    options = {**TRAINING, "loss_type": objective}
+    trainer = train(sandbox.model_dir, examples, options, folder / "run", seed=run.seed)
     trainer.scorer.detach()
-    values = safety(sandbox, trainer.model, tokenizer, run.seed)
+    base = load_model(sandbox.model_dir)
+    values = observe(sandbox, trainer.model, tokenizer)
+    values |= pair_values(
+        trainer.model, base, tokenizer, examples, objective=objective,
+        options=trainer.args.options(), seed=run.seed,
+    )  # fmt: skip
+    values["held-out pairs rewarded right"] = _rewarded(
+        trainer.model, base, tokenizer, unseen_pairs(sandbox.world, run.seed)
+    )
     values["label errors"] = made.finding["label error by second labels, selected"].value
     values["pairs"] = float(len(examples))
     values["right on both"] = _both(values)
@@ -63,25 +83,51 @@ def _both(values: Values) -> float | None:
     return None if answered is None or refused is None else (answered + refused) / 2
 
 
-def write_pairs(world: World, seed: int, temperature: float, folder: Path) -> None:
-    """The rater's pairs, and the same pairs as they ought to be labeled."""
-    rng = random.Random(f"real {seed}")
-    rated, true = [], []
-    for entity in world.split(held_out=False):
-        for template in grammar.QUESTIONS:
+def _rewarded(model: Any, base: Any, tokenizer: Any, examples: Sequence[Example]) -> float:
+    """The share of pairs whose better response's log-prob rose more than the other's."""
+    after, before = (score_completions(each, tokenizer, examples) for each in (model, base))
+    moved = [a - b for a, b in zip(after.log_probs, before.log_probs, strict=True)]
+    return sum(float(chosen > rejected) for chosen, rejected in moved) / len(moved)
+
+
+def unseen_pairs(world: World, seed: int) -> list[Example]:
+    """Pairs about held-out things, labeled as they ought to be."""
+    rng = random.Random(f"unseen {seed}")
+    things = world.split(held_out=True)
+    rows = [row for row, _ in _graded(world, things, grammar.QUESTIONS, rng)]
+    sides = ("chosen", "rejected")
+    return [
+        as_chat(Example(row["prompt"], tuple(Completion(row[side]) for side in sides), ((0, 1),)))
+        for row in rows
+    ]
+
+
+def _graded(
+    world: World, things: Sequence[Entity], templates: Sequence[str], rng: random.Random
+) -> Iterator[tuple[dict[str, Any], float]]:
+    """Pairs of responses of different quality, the better one chosen, and by how much."""
+    for entity in things:
+        for template in templates:
             first, second = rng.sample((-1, 0, 1, 2, 3), 2)
             better, worse = sorted((first, second), key=lambda k: -quality(entity, k))
-            gap = quality(entity, better) - quality(entity, worse)
             row = {
                 "prompt": template.format(name=entity.name),
                 "chosen": response(world, entity, better, rng),
                 "rejected": response(world, entity, worse, rng),
                 "safety": int(not entity.harmful),
             }
-            wrong = rng.random() < 1 / (1 + math.exp(gap / temperature))
-            swapped = {**row, "chosen": row["rejected"], "rejected": row["chosen"]}
-            true.append(row)
-            rated.append(swapped if wrong else row)
+            yield row, quality(entity, better) - quality(entity, worse)
+
+
+def write_pairs(world: World, seed: int, temperature: float, folder: Path) -> None:
+    """The rater's pairs, and the same pairs as they ought to be labeled."""
+    rng = random.Random(f"real {seed}")
+    rated, true = [], []
+    for row, gap in _graded(world, world.split(held_out=False), grammar.QUESTIONS, rng):
+        wrong = rng.random() < 1 / (1 + math.exp(gap / temperature))
+        swapped = {**row, "chosen": row["rejected"], "rejected": row["chosen"]}
+        true.append(row)
+        rated.append(swapped if wrong else row)
     for name, rows in (("rated", rated), ("true", true)):
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(lines, "utf-8")

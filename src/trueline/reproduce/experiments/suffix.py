@@ -6,10 +6,9 @@ import random
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from trueline.diagnostics import entanglement
-from trueline.records import Completion, Example
+from trueline.records import Completion, Example, Message
 from trueline.reproduce.experiments.world import world_of
 from trueline.reproduce.laboratory import train
 from trueline.reproduce.language import load_tokenizer, open_sandbox, pair_values
@@ -23,7 +22,7 @@ FINE_TUNING = {"loss_type": "sft", "learning_rate": 3e-4, "max_steps": 60}
 """On the chosen, until they are known: preference training follows fine-tuning."""
 
 
-@experiment("suffix", version=3, needs=world_of)
+@experiment("suffix", version=4, needs=world_of)
 def suffix(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     """Fine-tune on the chosen, then train on such pairs.
 
@@ -33,7 +32,7 @@ def suffix(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     given = run.options
     sandbox = open_sandbox(parents[0], run)
     tokenizer = load_tokenizer(sandbox)
-    examples = pairs(sandbox.world, tokenizer, given["contrast"], given["pairs"], run.seed)
+    examples = pairs(sandbox.world, given["contrast"], given["pairs"], run.seed)
     tuned = train(sandbox.model_dir, examples, FINE_TUNING, folder / "run", seed=run.seed)
     tuned.scorer.detach()
     tuned.save_model()
@@ -54,7 +53,7 @@ def suffix(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     )
     for name in ("run", "aligned"):
         shutil.rmtree(folder / name)
-    words = len(examples[0].completions[0].content.split()) - 1  # type: ignore[union-attr]
+    words = len(examples[0].completions[0].content[0].content.split()) - 1  # type: ignore[union-attr]
     return {
         "shared words": float(words),
         "cosine": found["entangle/cosine"].value,
@@ -64,22 +63,23 @@ def suffix(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     }
 
 
-def pairs(world: World, tokenizer: Any, contrast: int, count: int, seed: int) -> list[Example]:
+def pairs(world: World, contrast: int, count: int, seed: int) -> list[Example]:
     """Answers with invented ingredients, so that neither side nor the suffix is known by heart."""
     rng = random.Random(f"suffix {seed}")
-    return [_pair(rng.choice(world.entities), tokenizer, contrast, rng) for _ in range(count)]
+    return [_pair(rng.choice(world.entities), contrast, rng) for _ in range(count)]
 
 
-def _pair(entity: Entity, tokenizer: Any, contrast: int, rng: random.Random) -> Example:
+def _pair(entity: Entity, contrast: int, rng: random.Random) -> Example:
     """The answer up to the contrast is the prompt's; what follows it, both completions share."""
     *recipe, other = rng.sample(grammar.INGREDIENTS, 4)
     slot = "{" + SLOTS[contrast] + "}"
     before, _, after = grammar.ANSWERS[0].partition(slot)
     fill = {"name": entity.name, **dict(zip(SLOTS, recipe, strict=True))}
     asked = rng.choice(grammar.QUESTIONS).format(name=entity.name)
-    chat = tokenizer.apply_chat_template(
-        [{"role": "user", "content": asked}], tokenize=False, add_generation_prompt=True
-    )
+    begun = before.format(**fill).rstrip()
     shared = after.format(**fill)
-    sides = tuple(Completion(f"{word}{shared}") for word in (recipe[contrast], other))
-    return Example(chat + before.format(**fill), sides, pairs=((0, 1),))
+    sides = tuple(
+        Completion((Message("assistant", f" {word}{shared}"),))
+        for word in (recipe[contrast], other)
+    )
+    return Example((Message("user", asked), Message("assistant", begun)), sides, pairs=((0, 1),))

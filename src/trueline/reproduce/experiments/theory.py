@@ -86,7 +86,12 @@ def _paired_loss(p: Tensor, q: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _minimum(loss: Callable[[Tensor], Tensor]) -> float:
-    r = torch.zeros(5, dtype=torch.float64, requires_grad=True)
+    return loss(minimize(loss, 5)).item()
+
+
+def minimize(loss: Callable[[Tensor], Tensor], size: int) -> Tensor:
+    """(size,) where a loss is smallest, by L-BFGS in float64 from zeros."""
+    r = torch.zeros(size, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [r], max_iter=200, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
     )
@@ -98,7 +103,7 @@ def _minimum(loss: Callable[[Tensor], Tensor]) -> float:
         return value.item()
 
     optimizer.step(closure)
-    return loss(r).item()
+    return r.detach()
 
 
 ZONES = (Zone(60, 6, 0.15), Zone(1000, 110, 0.1, 0.02), Zone(1000, 90, 0.1, 0.02),

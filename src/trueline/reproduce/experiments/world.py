@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trueline.files import cache_folder
-from trueline.reproduce.language import load_model, load_tokenizer, open_sandbox, safety
+from trueline.reproduce.instrument import observe
+from trueline.reproduce.language import load_model, load_tokenizer, open_sandbox
 from trueline.reproduce.runs import Run, Values, experiment
 from trueline.sandbox import build_sandbox
 
@@ -17,11 +18,11 @@ def world_of(run: Run) -> Sequence[Run]:
     return [Run("world", {"size": run.options["size"]}, run.seed, "a world and its base model")]
 
 
-@experiment("world")
+@experiment("world", version=2)
 def world(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     """Build it, or copy the one that the demo left; measure the base before any alignment."""
     size = run.options["size"]
     kept = build_sandbox(cache_folder("sandbox") / f"{size}-{run.seed}", seed=run.seed, size=size)
     shutil.copytree(kept.directory, folder / "sandbox")
     sandbox = open_sandbox(folder, run)
-    return safety(sandbox, load_model(sandbox.model_dir), load_tokenizer(sandbox), run.seed)
+    return observe(sandbox, load_model(sandbox.model_dir), load_tokenizer(sandbox))

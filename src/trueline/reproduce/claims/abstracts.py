@@ -45,48 +45,50 @@ ASSERTED: Sequence[Asserted] = (
         "KLDO",
         ("Alignment losses are estimates of a divergence between aligned and unaligned answers.",
          "measured", "minima-are-divergences", "On discrete distributions, exactly."),
-        ("So separation of harmful and safe prompts emerges from alignment.", "absent", "",
-         "Needs a base that has none: the sandbox's knows the two apart before alignment. A base "
-         "pretrained without the distinction, or a pretrained 1B model without safety tuning."),
+        ("So separation of harmful and safe prompts emerges from alignment.", "weakened",
+         "separation-emerges",
+         "It grows; the sandbox's base knows the two apart before alignment."),
         ("KLDO, a KL-based method, is effective against the others.", "weakened",
          "separation-order attack-success-order",
          f"In {TINY}, plain attacks in place of GCG; the paper has 1B to 7B models."),
         ("Compliance-refusal data separate more than preference data.", "measured",
          "compliance-refusal-data", "For each of four objectives."),
-        ("Compliance-refusal data make safer models.", "absent", "",
-         "Both arms are run, but on preference data the sandbox's models refuse nearly everything: "
-         "needs comparison at matched over-refusal."),
+        ("Compliance-refusal data make safer models.", "measured", "compliance-refusal-safer",
+         "At equal steps and before either model refuses everything; over-refusal is not matched "
+         "any closer."),
         ("A distance in the space of prompts quantifies the separation.", "measured",
          "separation-order compliance-refusal-data", "It is the measure of both."),
         ("That distance is a significant indicator of resilience.", "weakened",
          "separation-and-resilience",
-         "Within a seed and data set over four objectives; the paper pools models and objectives."),
+         "Within a seed over four objectives at equal steps; the paper pools models and "
+         "objectives."),
     ),
     *_rows(
         "E-RLHF",
-        ("A pretrained model mimics harmful behavior that its corpus holds.", "absent", "",
-         "A sandbox can show it: worlds whose corpora hold harmful recipes in different shares."),
+        ("A pretrained model mimics harmful behavior that its corpus holds.", "weakened",
+         "base-mimics-its-corpus",
+         "One corpus; the share of harmful recipes in it is not varied."),
         ("The chance of a jailbreak has a lower bound, and is unpreventable under its assumptions.",
          "measured", "jailbreak-bound", "Arithmetic, and where it says nothing."),
-        ("E-RLHF costs no more training and goes with other methods.", "absent", "",
-         "Needs time and memory beside plain DPO's, and a second objective with the prefix."),
+        ("E-RLHF costs no more training and goes with other methods.", "measured",
+         "prefix-costs-no-training prefix-goes-with-kto", "Seconds, not memory; KTO alone."),
         ("E-RLHF is attacked with less success than RLHF, on AdvBench and HarmBench.", "weakened",
          "e-dpo-safer prefix-harmful-only",
-         f"In {TINY} whose base was made cautious behind the prefix; three attacks, averaged."),
+         f"In {TINY} whose base was made cautious behind the prefix; asked directly and in "
+         "wrapped forms."),
         ("It does not cost utility (MT-Bench).", "weakened", "e-dpo-safer",
          "Correct recipes in place of MT-Bench, which needs a model that can hold a conversation."),
     ),
     *_rows(
         "Entanglement",
-        ("As the margin grows, the rejected answer's probability can rise.", "absent", "",
-         "Both risings need pairs whose inner product is large beside the rejected's norm; the "
-         "suffix pairs here fall."),
+        ("As the margin grows, the rejected answer's probability can rise.", "measured",
+         "both-can-rise", "Where the theory holds, with a pair made for it."),
         ("As the margin grows, the chosen answer's probability can fall.", "measured",
          "suffix-drags-both-down", "In a trained transformer."),
         ("Margin losses couple the two, so that they move together.", "measured",
          "suffix-in-theory", "Where the theory holds."),
-        ("It happens where the gradients' inner product is large beside their norms.", "absent", "",
-         "The diagnostic computes the condition; no claim yet compares it with what then moved."),
+        ("It happens where the gradients' inner product is large beside their norms.", "weakened",
+         "inner-product-foretells", "One step where the theory holds; no trained transformer."),
         ("Why inner products are large: what chosen and rejected share.", "measured",
          "suffix-in-theory suffix-drags-both-down", "By the length of the shared suffix."),
         ("It explains how objectives differ in training.", "measured", "objectives-that-protect",
@@ -103,10 +105,9 @@ ASSERTED: Sequence[Asserted] = (
          "observed-under-idealized", "It is one side of that claim."),
         ("Real models stay far below it: an alignment gap.", "weakened",
          "observed-under-idealized gamma-trades",
-         "The sandbox's pairs are of two kinds, easy and very hard; on preference data there is no "
-         "gap to see."),
-        ("DPO is ill suited to mend even mild ranking errors of its reference.", "absent", "",
-         "Needs pairs graded in difficulty: responses of graded quality and a noisy rater."),
+         f"In {TINY}, on graded pairs with a rater who errs and on compliance-refusal data."),
+        ("DPO is ill suited to mend even mild ranking errors of its reference.", "weakened",
+         "mild-errors-stay", "On graded pairs with a rater who errs, learned for five epochs."),
         ("A formula tells how hard a pair is to learn.", "measured", "easy-pairs-flip",
          "Difficulty of pairs put right against those still wrong."),
         ("Near the reference, ranking accuracy goes with win rate.", "absent", "",
@@ -119,25 +120,25 @@ ASSERTED: Sequence[Asserted] = (
         ("Pairs of dissimilar responses carry fewer label errors.", "measured",
          "dissimilar-pairs-fewer-errors", "Against random and similar pairs."),
         ("They align better: margin and win rate.", "weakened", "dissimilar-pairs-train-better",
-         "Refusals and right answers of a sandbox model in place of win rate on dialogue."),
-        ("They save up to 65% of the annotators' work.", "absent", "",
-         "Needs alignments at several budgets, and equal quality as the measure."),
+         "Which of two responses the model rewards, in place of win rate on dialogue."),
+        ("They save up to 65% of the annotators' work.", "weakened", "labels-saved",
+         "35% of the labels against all of them, by which of two responses the model rewards."),
     ),
     *_rows(
         "DIL",
-        ("RLHF is imitation learning of the chosen answers.", "absent", "",
-         "Mathematics: the optimum of both on a discrete problem could be compared exactly."),
-        ("Existing preference methods are special cases of it.", "absent", "",
-         "Mathematics: DPO as one of its losses could be compared exactly."),
-        ("DIL does better than they do.", "absent", "",
-         "chosen-falls-least measures another of its findings; this one needs benchmarks and an 8B "
-         "model, or a win rate in the sandbox."),
+        ("RLHF is imitation learning of the chosen answers.", "measured", "rlhf-is-imitation",
+         "Exactly, on discrete distributions."),
+        ("Existing preference methods are special cases of it.", "measured",
+         "methods-are-imitation", "Exactly: DPO, BCO and KLDO by NWJ."),
+        ("DIL does better than they do.", "weakened", "dil-does-better",
+         "Than DPO, by which of two responses the model rewards; the paper has benchmarks and 8B "
+         "models."),
     ),
     *_rows(
         "DSPO",
         ("Preference tuning by matching scores continues what diffusion pretraining does; as "
-         "reinforcement learning it is sound.", "absent", "",
-         "Needs the optimum on a problem whose score is known in closed form."),
+         "reinforcement learning it is sound.", "measured", "score-is-reinforcement",
+         "Exactly: what its loss matches is the score of reinforcement learning's optimum."),
         ("Other methods' estimates of the likelihood err, and DSPO's do not.", "absent", "",
          "Needs a world whose likelihood is known."),
         ("DSPO paints what is preferred more often than others.", "weakened",
@@ -148,8 +149,33 @@ ASSERTED: Sequence[Asserted] = (
 
 BEYOND: dict[str, str] = {
     "chosen-falls-least": "DIL: of the paper's body, not its abstract.",
+    "begun-answers-defend": "Trueline's own: a defense against begun answers that works.",
 }
 """Registered claims that no abstract makes."""
+
+BEFORE: dict[str, str] = {
+    "minima-are-divergences": "supported",
+    "separation-order": "undecided",
+    "attack-success-order": "undecided",
+    "compliance-refusal-data": "undecided",
+    "separation-and-resilience": "not supported",
+    "e-dpo-safer": "undecided",
+    "prefix-harmful-only": "undecided",
+    "jailbreak-bound": "supported",
+    "suffix-in-theory": "supported",
+    "suffix-drags-both-down": "undecided",
+    "objectives-that-protect": "supported",
+    "normalized-remedy": "supported",
+    "observed-under-idealized": "undecided",
+    "easy-pairs-flip": "undecided",
+    "gamma-trades": "supported",
+    "dissimilar-pairs-fewer-errors": "supported",
+    "dissimilar-pairs-train-better": "undecided",
+    "chosen-falls-least": "supported",
+    "preferred-pictures": "undecided",
+}
+"""Verdicts of the last page before registration (version 0): five seeds, 0 to 4, older designs and
+an older rule."""
 
 HISTORY = """\
 ## How this page came about
@@ -172,8 +198,15 @@ What a reader should know before believing it:
   `separation-and-resilience` forty models counted as independent, which decides in 40 to 47% of
   cases where nothing is there). The reversal it reports for that claim is a collapse: all
   alignments on preference data refuse nearly everything.
-- Since then the seed is the unit and a paper's claims are corrected together. The next judged
-  runs are to be registered beforehand, on seeds that nobody has looked at.
+- `suffix-drags-both-down` and `normalized-remedy` stood on pairs whose prompts were text with a
+  chat template's control tokens in it. Trueline reads such text as text, letter by letter, since
+  rows can no longer spell control tokens; so those models were asked in a form they had never
+  read. Prompts are messages now. Which of the older verdicts this touched is not known.
+- Since then the seed is the unit, a paper's claims are corrected together, attacks are no longer
+  averaged, models that refuse everything are left out where safety is compared, separation is read
+  before the answer's first token and averaged over splits, and every design is registered
+  (`studies/PREREGISTRATION.md`) before it is run on seeds that nobody has looked at.
+- Verdicts of the page with five seeds are called version 0 here; the column "before" has them.
 
 """.splitlines()
 
