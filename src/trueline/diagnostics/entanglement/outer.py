@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LARGEST = 1 << 26
-"""Elements of one parameter's gradients, for one group of completions, that may be formed for a
-moment where that costs less than the products over pairs of tokens."""
+AT_ONCE = 1 << 22
+"""Elements of completions' gradients that are formed at once."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,14 @@ def blocks(uses: Sequence[Outer], rows: int, count: int, group: int) -> Tensor:
 
 
 def _forming_is_cheaper(uses: Sequence[Outer], rows: int, group: int) -> bool:
-    """Whether to form the gradients rather than to multiply tokens in pairs."""
+    """Whether to form the gradients rather than to multiply tokens in pairs, by products."""
     cols = uses[0].cols.shape[1]
-    if group * rows * cols > LARGEST:
-        return False
-    tokens = sum(len(use.owners) for use in uses)
-    forming = (tokens + group * group) * rows * cols
-    return forming < tokens * tokens * (rows + cols)
+    sizes = [(len(use.owners), use.rows.dim() > 1) for use in uses]
+    forming = sum(tokens * (rows if dense else 1) for tokens, dense in sizes) + group**2 * rows
+    pairing = sum(
+        a * b * (cols + (rows if dense and also else 0)) for a, dense in sizes for b, also in sizes
+    )
+    return forming * cols < pairing
 
 
 def _paired(uses: Sequence[Outer], rows: int, group: int) -> Tensor:
@@ -93,16 +93,23 @@ def _dots(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _formed(uses: Sequence[Outer], rows: int, group: int) -> Tensor:
-    """The gradients of one group of completions, formed, multiplied and dropped."""
+    """The gradients of one group of completions, formed some rows at a time, and multiplied."""
     cols = uses[0].cols.shape[1]
-    gradients = uses[0].cols.new_zeros(group, rows, cols)
-    for use in uses:
-        counts = torch.bincount(use.owners, minlength=group).tolist()
-        pieces = zip(gradients, use.rows.split(counts), use.cols.split(counts), strict=True)
-        for gradient, r, c in pieces:
-            if r.dim() == 1:
-                gradient.index_add_(0, r, c)
-            else:
-                gradient.addmm_(r.T, c)
-    flat = gradients.flatten(1)
-    return flat @ flat.T
+    counts = [torch.bincount(use.owners, minlength=group).tolist() for use in uses]
+    total = uses[0].cols.new_zeros(group, group)
+    step = max(1, AT_ONCE // (group * cols))
+    for first in range(0, rows, step):
+        last = min(first + step, rows)
+        gradients = total.new_zeros(group, last - first, cols)
+        for use, own in zip(uses, counts, strict=True):
+            if use.rows.dim() == 1:
+                inside = (use.rows >= first) & (use.rows < last)
+                at = use.owners[inside] * (last - first) + use.rows[inside] - first
+                gradients.view(-1, cols).index_add_(0, at, use.cols[inside])
+                continue
+            pieces = zip(gradients, use.rows.split(own), use.cols.split(own), strict=True)
+            for gradient, r, c in pieces:
+                gradient.addmm_(r[:, first:last].T, c)
+        flat = gradients.flatten(1)
+        total.addmm_(flat, flat.T)
+    return total
