@@ -338,10 +338,10 @@ def test_runs_side_by_side(tmp_path: Path) -> None:
     report = report_from_runs([a, b])
     scatter, said, table = report.sections[0].blocks[:3]
     assert said.text.count("Far apart.") == 2
-    assert [panel.title for panel in scatter.panels] == [str(a), str(b)]
+    assert [panel.title for panel in scatter.panels] == ["a/run", "b/run"]
     assert len(table.columns) == 3
     training = next(s for s in report.sections if s.title == "Training")
-    assert [block.title for block in training.blocks] == [str(a), str(b)]
+    assert [block.title for block in training.blocks] == ["a/run", "b/run"]
     render_html(report)
 
 

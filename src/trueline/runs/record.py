@@ -348,6 +348,25 @@ class Run:
             self.__dict__.pop(name, None)
 
 
+def told_apart(names: Sequence[str], paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The runs' names; where several are alike, with as many folders above as tell them apart.
+
+    Example:
+        >>> told_apart(["kldo", "kldo", "dpo"], ["runs/kldo", "runs/evaluate/kldo", "runs/dpo"])
+        ['runs/kldo', 'evaluate/kldo', 'dpo']
+    """
+    places = [Path(os.path.abspath(path)).parts for path in paths]
+
+    def longer(index: int) -> str:
+        others = places[:index] + places[index + 1 :]
+        for length in range(2, len(places[index])):
+            if all(other[-length:] != places[index][-length:] for other in others):
+                return "/".join(places[index][-length:])
+        return str(paths[index])
+
+    return [longer(i) if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
 def _why(error: UserError) -> str:
     """The reason within a message of :attr:`Run.own`."""
     text = str(error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from trueline.errors import UserError
 from trueline.evaluation.harness.log import Judgement, Key, fingerprint_of, read_log
 from trueline.evaluation.labels import EXACT
 from trueline.results import Finding
-from trueline.runs.record import JUDGEMENTS, SAMPLES, Run
+from trueline.runs.record import JUDGEMENTS, SAMPLES, Run, told_apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +53,8 @@ def load_judged_runs(paths: Sequence[str | os.PathLike[str]]) -> list[JudgedRun]
     runs = [load_judged_run(path) for path in paths]
     if len({Path(path).resolve() for path in paths}) < len(paths):
         raise UserError("a run is given twice; name each one once")
-    names = Counter(run.name for run in runs)
-    return [
-        replace(run, name=str(path)) if names[run.name] > 1 else run
-        for run, path in zip(runs, paths, strict=True)
-    ]
+    names = told_apart([run.name for run in runs], paths)
+    return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
 
 
 def load_judged_run(path: str | os.PathLike[str]) -> JudgedRun:

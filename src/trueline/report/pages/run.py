@@ -27,7 +27,7 @@ from trueline.report.pages.topics import (
 from trueline.report.pages.training import series, training_curves
 from trueline.report.rows import Rows
 from trueline.results import Finding
-from trueline.runs.record import Run
+from trueline.runs.record import Run, told_apart
 
 BEFORE = (VERDICT, SAFETY, SEPARATION)
 AFTER = (ENTANGLEMENT, HELD_OUT, RANKING)
@@ -54,7 +54,8 @@ def report_from_runs(
     if not run_dirs:
         raise UserError("give at least one run directory")
     runs = [load_run(path) for path in run_dirs]
-    _tell_apart(runs, run_dirs)
+    for run, name in zip(runs, told_apart([run.name for run in runs], run_dirs), strict=True):
+        run.name = name
     against = compared(runs, bounds)
     link = against.rows.behind
     sections = [
@@ -102,14 +103,6 @@ def _answers(rows: Rows) -> Iterator[Section]:
             "Answers to harmful prompts stay blurred until asked for."
         )
         yield Section("Answers", text, [rows])
-
-
-def _tell_apart(runs: Sequence[Run], paths: Sequence[str | os.PathLike[str]]) -> None:
-    """Runs of one folder name are called by their paths."""
-    names = [run.name for run in runs]
-    for run, path in zip(runs, paths, strict=True):
-        if names.count(run.name) > 1:
-            run.name = str(path)
 
 
 def _subtitle(run: Run) -> str:
