@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from trueline import files
 from trueline.errors import UserError
 from trueline.files import LOCK, SEAL, Lock, append, fault, mend, seal, umask, whole, write_json
 
@@ -98,6 +99,25 @@ def test_i7_what_a_lock_may_hold(tmp_path):
         (tmp_path / LOCK).write_text(text)  # damaged, or of another process that had this number
         with Lock(tmp_path):
             pass
-    (tmp_path / LOCK).write_text(json.dumps({"pid": 1, "host": "elsewhere", "started": 0.0}))
-    with pytest.raises(UserError, match=r"process 1 on elsewhere .* remove "), Lock(tmp_path):
-        pass
+
+
+def test_i7_another_hosts_lock_holds_while_it_is_touched(tmp_path, monkeypatch, capfd):
+    other = json.dumps({"pid": 1, "host": "elsewhere", "started": 0.0})
+    lock = tmp_path / LOCK
+    lock.write_text(other)
+    monkeypatch.setattr(time, "time", lambda: 0.0)  # the file system's clock counts, not ours
+    with pytest.raises(UserError, match=r"1 on elsewhere.* wait \(5 minutes, where it "):
+        Lock(tmp_path).__enter__()
+    monkeypatch.undo()
+    silent = time.time() - files.SILENT - 1
+    os.utime(lock, (silent, silent))
+    with Lock(tmp_path):
+        os.utime(lock, (silent, silent))
+        assert files._touching[0].is_alive()
+        files.touch()
+        assert lock.stat().st_mtime > silent
+        lock.write_text(other)  # taken over while this process stood still
+        with pytest.raises(KeyboardInterrupt):
+            files.touch()
+    assert lock.read_text() == other
+    assert f"{tmp_path} was taken over by process 1 on elsewhere" in capfd.readouterr().err

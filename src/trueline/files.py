@@ -6,11 +6,13 @@ another user finds either the old state or the new one, and says which.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import hashlib
 import json
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -25,6 +27,8 @@ from trueline.errors import UserError
 
 SEAL = "checksums.json"
 LOCK = ".lock"
+BEAT, SILENT = 20.0, 300.0
+"""A lock is touched every so many seconds; untouched for so many, its owner is dead."""
 
 
 def umask() -> int:
@@ -207,11 +211,14 @@ class Owner:
         """Whether it is, or was, on this host."""
         return self.host == socket.gethostname()
 
-    @property
-    def alive(self) -> bool:
-        """Whether it may still be at work: a process of another host is taken to be."""
+    def alive(self, lock: Path, now: float | None = None) -> bool:
+        """Whether it may still be at work. A process of another host is, while the lock that it
+        holds is touched; ``now`` is best what the lock's file system takes for the time."""
         if not self.local:
-            return True
+            try:
+                return (time.time() if now is None else now) - lock.stat().st_mtime < SILENT
+            except FileNotFoundError:
+                return False
         try:
             return abs(psutil.Process(self.pid).create_time() - self.started) < 1
         except psutil.NoSuchProcess:
@@ -223,7 +230,8 @@ class Owner:
 class Lock:
     """One process at a time in a folder; the lock of a process that has died is taken over.
 
-    The process that holds it may take it again, for a part of its work.
+    The process that holds it may take it again, for a part of its work, and touches it every
+    :data:`BEAT` seconds: what another host does not touch for :data:`SILENT` seconds is dead.
 
     Args:
         folder: it is made where it is missing.
@@ -247,6 +255,7 @@ class Lock:
             return self
         self._acquire()
         _held[self.path] = 1
+        _keep_touching()
         return self
 
     def _acquire(self) -> None:
@@ -261,28 +270,24 @@ class Lock:
                 with contextlib.suppress(FileExistsError):
                     _place(part, self.path)
                     return
-                self._take_over()
+                self._take_over(part.stat().st_mtime)
             raise UserError(f"{self.path} changes hands all the time; try again")
         finally:
             part.unlink(missing_ok=True)
 
-    def _take_over(self) -> None:
+    def _take_over(self, now: float) -> None:
         """Remove a lock whose owner is gone.
 
         Raises:
             UserError: its owner may be at work.
         """
-        try:
-            since = self.path.stat().st_mtime
-        except FileNotFoundError:
-            return
         owner = _owner(self.path)
-        if owner is not None and owner.alive:
-            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(since))
-            remedy = "wait" if owner.local else f"if it is no longer running, remove {self.path}"
+        if owner is not None and owner.alive(self.path, now):
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(owner.started))
+            remedy = "" if owner.local else f" ({SILENT / 60:g} minutes, where it has died)"
             raise UserError(
-                f"{self.path.parent} is in use by process {owner.pid} on {owner.host} since "
-                f"{when}; {remedy}, or give another folder"
+                f"{self.path.parent} is in use by process {owner.pid} on {owner.host}, begun at "
+                f"{when}; wait{remedy}, or give another folder"
             )
         aside = self.path.with_name(f"{LOCK}.{uuid.uuid4().hex[:8]}")
         with contextlib.suppress(FileNotFoundError):
@@ -301,11 +306,41 @@ class Lock:
         _held[self.path] -= 1
         if not _held[self.path]:
             del _held[self.path]
-            self.path.unlink(missing_ok=True)
+            if _owner(self.path) in (None, Owner.here()):
+                self.path.unlink(missing_ok=True)
 
 
 _held: dict[Path, int] = {}
 """The locks of this process, and how often each is taken."""
+
+
+_touching: list[threading.Thread] = []
+"""The thread that touches them; none in a process that was forked since."""
+
+
+def _keep_touching() -> None:
+    def forever() -> None:
+        while True:
+            touch()
+            time.sleep(BEAT)
+
+    if not any(thread.is_alive() for thread in _touching):
+        _touching[:] = [threading.Thread(target=forever, daemon=True)]
+        _touching[0].start()
+
+
+def touch() -> None:
+    """Show that the owner of this process's locks lives. One that was taken over while this
+    process stood still ends its work as Control-C does."""
+    for path in list(_held):
+        owner = _owner(path)
+        if owner == Owner.here():
+            with contextlib.suppress(OSError):
+                os.utime(path)
+        elif owner is not None and path in _held:
+            said = f"\n{path.parent} was taken over by process {owner.pid} on {owner.host}\n"
+            os.write(2, said.encode())
+            _thread.interrupt_main()
 
 
 def _owner(path: Path) -> Owner | None:

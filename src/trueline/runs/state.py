@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from trueline.errors import UserError, cause
-from trueline.files import Lock, Owner
+from trueline.files import LOCK, Lock, Owner
 from trueline.identity import Identity
 from trueline.interrupts import command
 from trueline.runs.record import STATE, Run
@@ -55,6 +55,7 @@ class Status:
         reason: why it was broken off.
         identity: the facts that decide the outcome.
         facts: whatever else the verb keeps.
+        lock: the folder's, by which an owner on another host shows that it lives; never written.
     """
 
     id: str
@@ -67,14 +68,14 @@ class Status:
     reason: str = ""
     identity: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    lock: Path = Path(LOCK)
 
     @property
     def state(self) -> State:
         """The last state; one whose owner has died is broken off."""
         last = State(self.states[-1][0])
-        if last not in ENDED and (self.owner is None or not self.owner.alive):
-            return State.BROKEN_OFF
-        return last
+        dead = self.owner is None or not self.owner.alive(self.lock)
+        return State.BROKEN_OFF if last not in ENDED and dead else last
 
     @property
     def why(self) -> str:
@@ -94,22 +95,21 @@ class Status:
         return self.owner == Owner.here() and self.states[-1][0] not in ENDED
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Status:
-        """What was written."""
+    def from_dict(cls, value: Mapping[str, Any], lock: Path) -> Status:
+        """What was written, in the folder that this lock holds."""
         states = [(State(name), str(at)) for name, at in value["states"]]
         owner = value["owner"]
         if not states:
             raise ValueError("no state")
-        return cls(
-            **{**value, "states": states, "owner": None if owner is None else Owner(**owner)}
-        )
+        owner = None if owner is None else Owner(**owner)
+        return cls(**{**value, "states": states, "owner": owner, "lock": lock})
 
 
 def status(run: Run | str | os.PathLike[str]) -> Status | None:
     """The record of a run; None where there is none, or none that can be read."""
     path = Path(run) / STATE
     try:
-        return Status.from_dict(json.loads(path.read_text("utf-8")))
+        return Status.from_dict(json.loads(path.read_text("utf-8")), path.with_name(LOCK))
     except (OSError, KeyError, TypeError, ValueError):
         return None
 
@@ -200,7 +200,8 @@ _begun: set[Path] = set()
 
 
 def _write(run: Run, now: Status) -> None:
-    run.write(STATE, {**asdict(now), "states": [list(pair) for pair in now.states]})
+    facts = {**asdict(now), "states": [list(pair) for pair in now.states]}
+    run.write(STATE, {name: value for name, value in facts.items() if name != "lock"})
 
 
 def _closed(before: Status) -> list[tuple[str, str]]:
