@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+import processes
 import trueline as tl
 from test_identity import begin
 from test_training import StopAt
@@ -15,6 +16,7 @@ from tiny import pair_rows
 from trueline import interrupts
 from trueline.cli import main
 from trueline.errors import UserError
+from trueline.evaluation.harness.store import Store, complete
 from trueline.files import LOCK, Owner
 from trueline.interrupts import Interrupted, Signals, goes_on, note_command, piece_done
 from trueline.results import Finding, Metric
@@ -116,7 +118,11 @@ def test_a_dead_owners_run_is_broken_off_whatever_the_clock_says(tmp_path, monke
     reached(run, State.FINISHED)  # it is not this process's
     assert names(run) == ["created", "working"]
     run.write(STATE, {**record, "owner": {**record["owner"], "host": "elsewhere"}})
+    assert status(run).state is State.BROKEN_OFF  # with no lock that it touches
+    (run.path / LOCK).touch()
     assert status(run).state is State.WORKING
+    os.utime(run.path / LOCK, (1, 1))
+    assert status(run).state is State.BROKEN_OFF
     for damaged in ("", "{", "[]", '{"states": []}', '{"states": [["odd", ""]], "id": ""}', "\xff"):
         (run.path / STATE).write_text(damaged, "latin-1")
         assert status(run) is None
@@ -210,6 +216,60 @@ def test_i6_the_first_signal_ends_at_a_whole_piece(number, capfd):
     assert signal.getsignal(number) is before
     assert "ending after this piece; once more ends at once" in capfd.readouterr().err
     piece_done()
+
+
+def end_here():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_i6_processes_that_share_work_end_together(tmp_path):
+    """A signal to one of two: both end after a piece, and what both did is there to go on with."""
+
+    def work(rank):
+        def pieces(indices, keep):
+            for done, index in enumerate(indices):
+                if rank == 1 and done == 2:
+                    end_here()
+                keep(index, {"by": rank})
+                piece_done()
+
+        store = Store(tmp_path, "rows", rank)
+        with pytest.raises(Interrupted) as stopped, Signals("this piece"):
+            complete(store, [str(i) for i in range(10_000)], pieces)
+        assert stopped.value.number == signal.SIGTERM
+        with (tmp_path / f"seen-{rank}").open("x"):
+            pass
+
+    processes.spread(work, tmp_path / "logs", 2)
+    done = [row["by"] for row in Store(tmp_path, "rows").rows()]
+    assert done.count(1) == 3
+    assert done.count(0) < 5000
+    assert len(list(tmp_path.glob("seen-*"))) == 2
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_i6_a_signal_in_the_reference_pass_keeps_what_is_scored(ranks, tmp_path, monkeypatch):
+    def work(rank):
+        run = begin(tmp_path / "dpo", reference_cache=str(tmp_path / "cache"), use_cpu=True)
+        score = run.reference._score
+
+        def scored(trees):
+            if rank == ranks - 1:
+                end_here()
+            score(trees)
+
+        run.reference._score = scored
+        with pytest.raises(Interrupted, match="interrupted by SIGTERM"):
+            run.train()
+        assert len(run.reference.cache) > 0
+
+    if ranks == 1:
+        work(0)
+    else:
+        processes.spread(work, tmp_path / "logs", ranks)
+    shards = list((tmp_path / "cache").rglob("*.safetensors"))
+    assert len(shards) == ranks
+    assert status(tmp_path / "dpo").why == "interrupted by SIGTERM"
 
 
 def test_i6_what_was_ignored_stays_ignored():

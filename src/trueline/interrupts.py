@@ -8,14 +8,17 @@ ignored.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from trueline.processes import heard, meet
 
 HANDLED: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COMMAND = "TRUELINE_COMMAND"
@@ -87,13 +90,29 @@ _active: Signals | None = None
 
 
 def piece_done() -> None:
-    """A piece of work is kept: end here, if a signal came.
+    """A piece of work is kept: end here, if a signal came, to this process or to another of those
+    that share the work.
 
     Raises:
         Interrupted: one did.
     """
-    if _active is not None and _active.caught is not None:
-        raise Interrupted(_active.caught)
+    if _active is not None and (number := heard(_active.caught or 0)):
+        raise Interrupted(number)
+
+
+@contextlib.contextmanager
+def shared() -> Iterator[None]:
+    """Around this process's share of work that several do: they end it together, after the piece
+    in which a signal came to any of them.
+
+    Raises:
+        Interrupted: one did.
+    """
+    with contextlib.suppress(Interrupted):
+        yield
+    number = meet(0 if _active is None else _active.caught or heard())
+    if _active is not None and number:
+        raise Interrupted(number)
 
 
 def command() -> str | None:

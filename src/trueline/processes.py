@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from trueline.errors import UserError
 
@@ -34,15 +36,38 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def barrier() -> None:
-    """Wait until every process is here."""
+def meet(value: int = 0) -> int:
+    """Wait until every process is here; the largest value that one of them brings."""
     if started() <= 1:
-        return
+        return value
     import torch
     from accelerate import PartialState
+    from accelerate.utils import gather_object
 
     # without an accelerator the processes only meet where the CPU is asked for by name
-    PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
+    PartialState(cpu=not torch.cuda.is_available())
+    return max(gather_object([value]))
+
+
+def heard(value: int = 0) -> int:
+    """What this process tells the others that it met, or one of them has told; 0 for nothing.
+    Nobody waits for it."""
+    torch = sys.modules.get("torch")
+    if started() <= 1 or torch is None or not torch.distributed.is_initialized():
+        return value
+    board, key = _board(), f"told-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+    if value:
+        board.set(key, str(value))
+    return int(board.get(key)) if board.check([key]) else 0
+
+
+@cache
+def _board() -> Any:
+    """The store by which the processes found each other."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(address, port, is_master=False, wait_for_workers=False)
 
 
 OPTIONS = {

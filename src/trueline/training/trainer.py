@@ -34,7 +34,7 @@ from trueline.data import Examples, Mapped, Mixed, load_examples
 from trueline.errors import UserError
 from trueline.files import cache_folder, write_json
 from trueline.identity import Identity
-from trueline.interrupts import Interrupted
+from trueline.interrupts import Interrupted, Signals, piece_done, shared
 from trueline.models import (
     REFERENCE,
     check_vocabulary,
@@ -419,13 +419,20 @@ class AlignmentTrainer(Trainer):
             return torch.bfloat16
         return torch.float16 if self.args.fp16 else next(model.parameters()).dtype
 
-    def _precompute(self, datasets: Iterable[Iterable[TokenTree]]) -> None:
-        """Fill the reference cache, each rank its share, with progress."""
+    def _precompute(self, datasets: Iterable[Iterable[TokenTree]], *, first: bool = False) -> None:
+        """Fill the reference cache, each rank its share, with progress. The ``first`` time, before
+        there is a step to end with, a signal ends all ranks after a batch."""
         if self.reference is None or not self.args.precompute_ref_log_probs:
             return
         rank, world = self.args.process_index, self.args.world_size
         try:
             with progress("reference log-probs", None, quiet=self._quiet) as advance:
+
+                def scored(count: int) -> None:
+                    advance(count)
+                    if first:
+                        piece_done()
+
                 total = 0
                 for trees in (block for dataset in datasets for block in _blocks(dataset)):
                     found = everyones(self.reference.missing_at(trees))
@@ -435,7 +442,8 @@ class AlignmentTrainer(Trainer):
                     for start in range(0, len(missing), BLOCK * world):
                         todo = missing[start : start + BLOCK * world]
                         mine = todo[rank::world].tolist() or todo[:1].tolist()
-                        self.reference.fill([trees[index] for index in mine], advance)
+                        with shared() if first else contextlib.nullcontext():
+                            self.reference.fill([trees[index] for index in mine], scored)
         finally:
             self.reference.cache.flush()  # an interrupted pass goes on where it stopped
         self.reference.cache.exchange()
@@ -499,7 +507,8 @@ class AlignmentTrainer(Trainer):
             say(str(self.memory), quiet=self._quiet or not self.is_world_process_zero())
             self.memory.check()
         if not self.sharded:
-            self._precompute(self._read_in_training())
+            with Signals("this batch of the reference"):
+                self._precompute(self._read_in_training(), first=True)
             self._freeze_reference()
         self._reached(State.PREPARED)
         try:

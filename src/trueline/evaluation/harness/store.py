@@ -14,6 +14,8 @@ from typing import Any
 
 from trueline.errors import UserError
 from trueline.files import append, mend
+from trueline.interrupts import shared
+from trueline.processes import meet, rank, started
 
 Row = dict[str, Any]
 
@@ -121,23 +123,22 @@ def complete(
 
     Raises:
         UserError: the work left a piece undone.
+        Interrupted: a signal came, to this process or to another; what was done is kept.
     """
-    from trueline.processes import barrier, rank, started
-
     first: dict[str, int] = {}
     for index, key in enumerate(keys):
         if key not in store:
             first.setdefault(key, index)
-    barrier()  # nobody writes before everybody has seen the same list
+    meet()  # nobody writes before everybody has seen the same list
     mine = list(first.values())[rank() :: started()]
-    if mine:
-        work(mine, lambda index, row: store.add(keys[index], row))
-    undone = sum(keys[index] not in store for index in mine)
-    if undone:
-        raise UserError(
-            f"expected {len(mine)} new rows in {store.path.name}, got {len(mine) - undone}"
-        )
-    barrier()
+    with shared():
+        if mine:
+            work(mine, lambda index, row: store.add(keys[index], row))
+        undone = sum(keys[index] not in store for index in mine)
+        if undone:
+            raise UserError(
+                f"expected {len(mine)} new rows in {store.path.name}, got {len(mine) - undone}"
+            )
     if started() > 1:
         store.reload()
     return len(mine)
