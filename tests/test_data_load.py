@@ -124,6 +124,16 @@ def test_drops_are_counted_by_reason_with_the_first_five_places(tmp_path):
         list(load_examples([bad, bad], skip_bad=True, form="preference"))
 
 
+def test_the_form_is_that_of_most_rows_where_bad_ones_are_left_out(tmp_path):
+    """A first row without its prompt reads as another form; it is the bad one, not all others."""
+    first = {name: text for name, text in GOOD.items() if name != "prompt"}
+    path = lines(tmp_path / "a.jsonl", first, *[GOOD] * 3)
+    examples = load_examples(path, skip_bad=True)
+    assert len(list(examples)) == 3
+    assert examples.form.name == "preference"
+    assert examples.report.rows == 4
+
+
 @pytest.mark.parametrize("skip_bad", [False, True])
 @pytest.mark.parametrize(
     ("name", "content", "said"),

@@ -21,7 +21,7 @@ from trueline.records import Example, RecordError
 from trueline.registry import UnknownNameError
 
 PLACES = 5  # how many places a report names for each reason
-LOOK_AHEAD = 100  # rows among which skip_bad looks for one whose form is known
+LOOK_AHEAD = 100  # rows by which skip_bad tells the form
 
 
 @dataclass(slots=True)
@@ -95,7 +95,8 @@ class Examples:
 
     @property
     def form(self) -> forms.Form:
-        """The rows' form: the one asked for, or the one the first row's columns tell."""
+        """The rows' form: the one asked for, or the one that the first row's columns tell. Where
+        bad rows are left out the first may be one: then the form of most of the first rows."""
         if self._form is None:
             self._form = self._detect()
         return self._form
@@ -108,16 +109,17 @@ class Examples:
 
     def _detect(self) -> forms.Form:
         rows, seen = self._open(), []
+        found: Counter[str] = Counter()
         first_fault: DataError | None = None
         for row in islice(rows, LOOK_AHEAD if self._skip_bad else 1):
             seen.append(row)
             try:
-                found = _form_of(row.value)
+                found[_form_of(row.value).name] += 1
             except RecordError as error:
                 first_fault = first_fault or DataError(row.place, error)
-            else:
-                self._begun = chain(seen, rows)  # an iterator's rows cannot be read again
-                return found
+        if found:
+            self._begun = chain(seen, rows)  # an iterator's rows cannot be read again
+            return forms.FORMS[found.most_common(1)[0][0]]
         raise first_fault or DataError("source", "no rows; nothing can be learned from nothing")
 
     def __iter__(self) -> Iterator[Example]:
