@@ -4,6 +4,7 @@ Where TRL is installed (``pip install trl==1.16.0``), its own commands and confi
 to the same.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import re
@@ -179,6 +180,24 @@ def test_what_trls_documentation_gives_is_as_meant_or_refused(line):
         honored = any(hasattr(part, key) for part in parts) or key == "warmup_ratio"
         honored |= key in run.training.objective_options
         assert honored or key.removeprefix("no_") in " ".join(run.notes), key
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_i9_whatever_a_field_is_given_it_is_taken_or_refused(script):
+    """Of any kind, from a file or from the command line: no fault but the user's."""
+    fields = {*HONORED, "objective_options", "datasets", "test_split_size", "simpo_gamma", "trl"}
+    odd = [3, 0, -1, True, [], {}, {"a": 1}, [1, None], [[1]], "{a: 1}", "[1, 2]", "[", "{", "",
+           "x", float("nan"), 1e400, None, "none", "nan"]  # fmt: skip
+    losses = LOSSES[script]
+    for key in sorted(fields):
+        for value in odd:
+            for loss in losses if key in ("beta", "objective_options") else [next(iter(losses))]:
+                with contextlib.suppress(UserError):
+                    translate(script, {"loss_type": loss, key: value})
+    with pytest.raises(UserError, match="give one of loss_weights for each loss"):
+        translate(script, {"loss_weights": [1, 2]})
+    with pytest.raises(UserError, match="objective_options must be keys and values"):
+        translate("sft", {"objective_options": "x"})
 
 
 def test_defaults_are_trls():

@@ -8,12 +8,15 @@ is also why this file is long.
 
 from __future__ import annotations
 
-import json
+import contextlib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, NamedTuple
+
+import yaml
 
 from trueline.errors import UserError
 
@@ -400,10 +403,11 @@ def translate(script: str, given: Mapping[str, Any]) -> Translation:
 
 def _objective(script: str, values: dict[str, Any], notes: list[str]) -> Translation:
     """TRL's loss and its options as an objective, or a weighted sum."""
-    names = values.pop("loss_type", None) or DEFAULT_LOSS[script]
-    names = _structure(names) if isinstance(names, str) else names
-    names = [names] if isinstance(names, str) else list(names)
-    weights = _structure(values.pop("loss_weights", None)) or [1.0] * len(names)
+    names = _structure(values.pop("loss_type", None))
+    names = DEFAULT_LOSS[script] if _plain(names) is None else names
+    names = names if isinstance(names, list) and names else [names]
+    weights = _structure(values.pop("loss_weights", None))
+    weights = [1.0] * len(names) if _plain(weights) is None else weights
     weights = weights if isinstance(weights, list) else [weights]
     weights = [_number("loss_weights", weight) for weight in weights]
     if len(weights) != len(names):
@@ -438,7 +442,10 @@ def _objective(script: str, values: dict[str, Any], notes: list[str]) -> Transla
     else:
         values["loss_type"], values["loss_weights"] = kinds, [weight for _, weight in losses]
     if options:
-        values["objective_options"] = {**options, **values.get("objective_options", {})}
+        given = _structure(values.get("objective_options", {}))
+        if not isinstance(given, Mapping):
+            raise UserError(f"objective_options must be keys and values, got {given!r}")
+        values["objective_options"] = {**options, **given}
     return Translation(values, [*notes, *ALWAYS])
 
 
@@ -454,6 +461,8 @@ def _imitation(
     if _number("label_smoothing", values.get("label_smoothing"), 0):
         raise UserError("label_smoothing: CPO's losses have none here; leave it out, or 0")
     if name == "hinge":
+        if not 0 < beta < math.inf:
+            raise UserError(f"beta must be a number > 0, got {beta}")
         values.pop("beta", None)
         options["slic_delta"] = 1 / beta
         losses[0] = ("slic", beta)  # max(0, 1 - beta d) = beta max(0, 1 / beta - d)
@@ -483,12 +492,10 @@ def _number(key: str, value: Any, default: float = 1.0) -> float:
 
 
 def _structure(value: Any) -> Any:
-    """JSON of the command line as what it says."""
+    """A list or keys and values of the command line as what they say."""
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
+        with contextlib.suppress(yaml.YAMLError):
+            return yaml.safe_load(value)
     return value
 
 

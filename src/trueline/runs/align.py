@@ -62,13 +62,11 @@ def read_options(
 
 def _own_options(config: str | Path | None, overrides: Mapping[str, Any]) -> set[str]:
     """Options of objectives that are the user's own, ``my_package.losses:mine``."""
-    import yaml
-
+    from trueline.config import read_yaml
     from trueline.objectives import find
 
-    path = Path(config or "")
-    given = yaml.safe_load(path.read_text("utf-8")) if config and path.is_file() else None
-    names = overrides.get("loss_type") or (given or {}).get("loss_type") or []
+    given = {} if config is None else read_yaml(config)
+    names = overrides.get("loss_type") or given.get("loss_type") or []
     listed = names if isinstance(names, list) else [names]
     return {key for name in listed if ":" in str(name) for key in find(str(name)).options}
 
