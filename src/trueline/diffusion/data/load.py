@@ -12,16 +12,18 @@ path, relative to the file that names it, or a PIL image. Images are read when t
 
 from __future__ import annotations
 
+import contextlib
 import io
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trueline.data.readers import read_jsonl
 from trueline.diffusion.data.images import CorruptImageError
-from trueline.errors import UserError
+from trueline.errors import UserError, cause
+from trueline.records import RecordError
 
 CAPTIONS = ("caption", "prompt", "text")
 FORMS: tuple[tuple[str, ...], ...] = (
@@ -154,6 +156,8 @@ def _example(
     place: str,
 ) -> ImageExample | None:
     """The example of a row; None for a tie."""
+    if not isinstance(row, Mapping):
+        raise BadRowError(str(row) if isinstance(row, RecordError) else f"{row!r} is no row")
     words = row.get(caption)
     if not isinstance(words, str):
         raise BadRowError(f"{caption} is no text")
@@ -163,11 +167,11 @@ def _example(
         return ImageSource(lambda: _bytes(rows[index].get(column), folder, name), name)
 
     if form == ("image", "label"):
-        return ImageExample(words, (image("image"),), (_truth(row["label"]),))
+        return ImageExample(words, (image("image"),), (_truth(row.get("label")),))
     if form == ("chosen", "rejected"):
         order = form
     else:
-        label = row["label_0"]
+        label = row.get("label_0")
         if isinstance(label, bool) or label not in (0, 0.5, 1):
             raise BadRowError("label_0 is not 0, 0.5 or 1")
         if label == 0.5:
@@ -191,7 +195,7 @@ def _bytes(value: Any, folder: Path, name: str) -> bytes:
     if isinstance(value, str | Path):
         try:
             return (folder / value).read_bytes()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise CorruptImageError(f"{name} cannot be read: {error}") from None
     if hasattr(value, "save"):  # a PIL image
         buffer = io.BytesIO()
@@ -215,22 +219,30 @@ def _open(source: Any, split: str, name: str | None, limit: int | None) -> tuple
         raise UserError(f"{path} is no .jsonl or .parquet file")
     import datasets
 
-    try:
+    with _readable(f"{source} is no local path, and not to be had"):
         if limit is not None:  # as a stream, which fetches what is taken of it
             stream = datasets.load_dataset(str(source), name, split=split, streaming=True)
             rows = list(_undecoded(stream).take(limit))
         else:
             rows = _undecoded(datasets.load_dataset(str(source), name, split=split))
         return rows, Path(), str(source)
-    except Exception as error:  # the hub's client raises a dozen unrelated kinds
-        raise UserError(f"{source} is no local path, and not to be had: {error}") from error
+
+
+@contextlib.contextmanager
+def _readable(otherwise: str) -> Iterator[None]:
+    """Around ``datasets`` and the hub's client, which raise a dozen unrelated kinds of errors."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{otherwise}: {cause(error)}") from error
 
 
 def _folder(path: Path, split: str) -> tuple[Any, Path, str]:
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         import datasets
 
-        loaded = datasets.load_from_disk(str(path))
+        with _readable(f"{path} is no sound data set"):
+            loaded = datasets.load_from_disk(str(path))
         if isinstance(loaded, Mapping):
             if split not in loaded:
                 raise UserError(f"{path} has no split {split!r}; it has {', '.join(loaded)}")
@@ -248,22 +260,17 @@ def _folder(path: Path, split: str) -> tuple[Any, Path, str]:
     raise UserError(f"{path} holds no .jsonl and no .parquet file")
 
 
-def _jsonl(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise UserError(f"{path}: line {number} is no JSON: {error}") from None
-    return rows
+def _jsonl(path: Path) -> list[Any]:
+    """A value for each row; where a line cannot be read, why."""
+    return [row.value for row in read_jsonl(path)]
 
 
 def _parquet(paths: Sequence[Path]) -> Any:
     import datasets
 
     files = [str(path) for path in paths]
-    return _undecoded(datasets.load_dataset("parquet", data_files=files, split="train"))
+    with _readable(f"{paths[0]} is no sound Parquet file"):
+        return _undecoded(datasets.load_dataset("parquet", data_files=files, split="train"))
 
 
 def _undecoded(rows: Any) -> Any:
@@ -279,7 +286,10 @@ def _undecoded(rows: Any) -> Any:
 
 
 def _columns(rows: Any) -> list[str]:
-    return list(rows.column_names if hasattr(rows, "column_names") else rows[0])
+    """The columns that any row has."""
+    if hasattr(rows, "column_names"):
+        return list(rows.column_names)
+    return list(dict.fromkeys(key for row in rows if isinstance(row, Mapping) for key in row))
 
 
 def _without(rows: Any, images: Sequence[str]) -> Any:
