@@ -114,13 +114,13 @@ def test_ties_and_corrupt_images_are_told(tmp_path, base, data, capsys):
         (["--beta", "3"], r"must be a number in \(0, 2\)"),
         (["--loss_type", "diffusion_sft", "--beta", "1"], "has no effect on objective"),
         (["--lora_r", "8"], "no effect without use_peft: true"),
-        (["--sample_steps", "2"], "no effect without sample_prompts"),
+        (["--sample_steps", "2"], "no effect without each other"),
         (["--mixed_precision", "half"], "must be one of no, bf16, fp16"),
         (["--timestep_sampling", "logit_normal"], "is for flow matching"),
         (["--lr_scheduler_type", "steep"], "lr_scheduler_type"),
         (["--model_name_or_path", "/nowhere/at/all"], "cannot load"),
         (["--dataset_name", "/nowhere/at/all"], "not to be had"),
-        (["--max_steps", "0"], "max_steps must be at least 1"),
+        (["--max_steps", "0"], "max_steps must be a number >= 1"),
         (["--dtype", "int8"], "dtype must be"),
         (["--resume"], "no whole checkpoint"),
     ],
@@ -156,6 +156,7 @@ def test_recipes_run_on_tiny_pipelines_of_their_classes(tmp_path, path):
             "gradient_accumulation_steps": "2",
             "disable_tqdm": "true",
             "sample_steps": "0",
+            "sample_prompts": [],
         },
     )
     effective = yaml.safe_load(path.read_text())

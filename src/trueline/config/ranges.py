@@ -48,8 +48,8 @@ ELSEWHERE = {"beta", "label_smoothing", "desirable_weight", "undesirable_weight"
 """Options of objectives: their own signatures say what they may be."""
 
 
-def check_ranges(config: Any) -> None:
-    """Check every number of a configuration's dataclass.
+def check_ranges(config: Any, own: Mapping[str, Range] | None = None) -> None:
+    """Check every number of a configuration's dataclass, by its own ranges before the common ones.
 
     Raises:
         UserError: ``key must be >= 1, got 0``.
@@ -59,7 +59,7 @@ def check_ranges(config: Any) -> None:
             continue
         value = getattr(config, field.name)
         values = value if isinstance(value, list) else [value]
-        bounds = RANGES.get(field.name, AMOUNT)
+        bounds = {**RANGES, **(own or {})}.get(field.name, AMOUNT)
         for number in values:
             if isinstance(number, bool) or not isinstance(number, int | float):
                 continue

@@ -10,12 +10,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trueline.config import ConfigError, coerce, read_yaml, scalar
+from trueline.config.ranges import AMOUNT, COUNT, POSITIVE, SEED, SHARE, check_ranges
 from trueline.diffusion.bind import BoundDiffusion, bind_diffusion, find
 from trueline.diffusion.data.batches import Drawing
 from trueline.diffusion.data.keeping import Keeping, cache_folder
 from trueline.diffusion.models.schedule import TimestepSampling
 from trueline.diffusion.training.step import ErrorSpace
+from trueline.options import Range
 from trueline.registry import nearest
+
+OWN_RANGES: Mapping[str, Range] = {
+    **dict.fromkeys("max_steps encode_batch_size logging_steps lr_num_cycles num_inference_steps "
+                    "resolution".split(), COUNT),
+    **dict.fromkeys(("cache_limit_gb", "snr_gamma"), POSITIVE),
+    **dict.fromkeys(("caption_dropout", "sdpo_mu"), SHARE),
+    "ema_decay": Range(0, 1, open="both"), "save_steps": AMOUNT, "sample_seed": SEED,
+}  # fmt: skip
+"""Ranges that are not those of :data:`trueline.config.ranges.RANGES`."""
 
 Precision = Literal["no", "bf16", "fp16"]
 
@@ -175,24 +186,9 @@ class DiffusionConfig:
             if typing.get_origin(hint) is Literal and getattr(self, name) not in hint.__args__:
                 known = ", ".join(map(str, hint.__args__))
                 raise ConfigError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
-        counts = ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
-                  "encode_batch_size", "logging_steps", "lora_r", "lr_num_cycles")  # fmt: skip
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_ranges(self, OWN_RANGES)
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ConfigError(f"dtype must be float32, bfloat16 or float16, got {self.dtype!r}")
-        if not 0 <= self.caption_dropout < 1:
-            raise ConfigError(f"caption_dropout must be in [0, 1), got {self.caption_dropout}")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ConfigError(f"ema_decay must be in (0, 1), got {self.ema_decay}")
-        for name in ("cache_limit_gb", "snr_gamma", "num_train_epochs"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} must be above 0, got {value}")
-        if self.dataloader_num_workers < 0:
-            raise ConfigError(f"dataloader_num_workers must be at least 0, got "
-                              f"{self.dataloader_num_workers}")  # fmt: skip
         self._without_effect()
 
     def _without_effect(self) -> None:
@@ -205,10 +201,14 @@ class DiffusionConfig:
             "push_to_hub: true": ("hub_model_id", "hub_private_repo"),
             "lr_scheduler_type: cosine_with_restarts": ("lr_num_cycles",),
             "lr_scheduler_type: polynomial": ("lr_power",),
+            "sample_steps": ("sample_seed", "num_inference_steps", "guidance_scale"),
+            "a schedule that warms up": ("warmup_steps",),
         }  # fmt: skip
         active = {"use_peft: true": self.use_peft, "cache_latents: true": self.cache_latents,
                   "push_to_hub: true": self.push_to_hub,
-                  f"lr_scheduler_type: {self.lr_scheduler_type}": True}  # fmt: skip
+                  f"lr_scheduler_type: {self.lr_scheduler_type}": True,
+                  "sample_steps": self.sample_steps,
+                  "a schedule that warms up": self.lr_scheduler_type != "constant"}  # fmt: skip
         for condition, names in groups.items():
             for name in names:
                 if not active.get(condition) and getattr(self, name) != defaults[name]:
@@ -220,8 +220,8 @@ class DiffusionConfig:
             )
         if self.num_train_epochs is not None and self.max_steps != defaults["max_steps"]:
             raise ConfigError("num_train_epochs and max_steps both say how long; leave one out")
-        if self.sample_steps and not self.sample_prompts:
-            raise ConfigError("sample_steps has no effect without sample_prompts")
+        if bool(self.sample_steps) != bool(self.sample_prompts):
+            raise ConfigError("sample_steps and sample_prompts have no effect without each other")
 
     @property
     def keeping(self) -> Keeping:

@@ -147,5 +147,5 @@ def make_learning_rates(config: DiffusionConfig, optimizer: Any) -> Any:
             num_cycles=config.lr_num_cycles,
             power=config.lr_power,
         )
-    except ValueError as error:
+    except (ValueError, AttributeError) as error:  # one wants rules that no option gives
         raise UserError(f"lr_scheduler_type: {error}") from None
