@@ -1,5 +1,6 @@
 """One boundary of errors: whatever a user gives is taken as it says, or refused in one line."""
 
+import contextlib
 import errno
 import json
 import math
@@ -31,6 +32,7 @@ from trueline.diffusion.evaluation.scorers import make_scorer
 from trueline.errors import Unfinished, UserError, built_from_options
 from trueline.objectives import bind
 from trueline.runs.record import Run
+from trueline.runs.state import created, held
 
 KEYS = {
     key: whole
@@ -138,6 +140,36 @@ def test_i9_i11_every_error_is_a_clear_line(name, monkeypatch, capsys):
     assert stopped.value.code == code
     assert said in "\n".join(lines)
     assert len(lines) == (2 if code == 70 else 1)
+
+
+def test_i11_names_reach_the_terminal_escaped(tmp_path, monkeypatch, capsys):
+    """Whatever a command says of a file or a folder: its name moves no cursor, turns no line."""
+    odd = "a\x1b[31m\u202eb"
+    folder = tmp_path / odd
+    folder.mkdir()
+    (folder / f"{odd}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pair_rows(3)))
+    (folder / f"{odd}.csv").write_text("prompt\nx")
+    with held(folder / "run") as run:
+        created(run, "align", data=f"{odd}.jsonl")
+    rows = str(folder / f"{odd}.jsonl")
+    for words in (
+        ["data", "inspect", rows],
+        ["data", "inspect", str(folder / f"{odd}.csv")],
+        ["data", "convert", rows, str(folder / f"{odd}-out.jsonl"), "--to", "example"],
+        ["data", "dedup", rows, str(folder / f"{odd}-less.jsonl")],
+        ["runs", str(folder)],
+        ["report", str(folder)],
+        ["align", "--config", str(folder / f"{odd}.yaml")],
+        ["align", "--loss_type", "dpo", "--dataset_name", rows, "--model_name_or_path", odd],
+        ["evaluate", "--model", odd, "--benchmark", f"table={folder / odd}"],
+        ["diffusion", "align", "--dataset_name", str(folder), "--model_name_or_path", odd],
+    ):
+        monkeypatch.setattr(sys, "argv", ["trueline", *words])
+        with contextlib.suppress(SystemExit):
+            main()
+        said = "".join(capsys.readouterr())
+        assert said
+        assert not {"\x1b", "\u202e"} & set(said), words
 
 
 def test_i6_a_signal_where_nothing_is_saved_says_so(monkeypatch, capsys):

@@ -11,9 +11,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from rich.console import Console, ConsoleDimensions
+from rich.console import (
+    Console,
+    ConsoleDimensions,
+    ConsoleOptions,
+    ConsoleRenderable,
+    RenderHook,
+    RenderResult,
+)
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,8 +33,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.text import Text
 
+from trueline.errors import printable
 from trueline.processes import is_first
 
 Watch: TypeAlias = Callable[[str], Callable[[int, int], None]]
@@ -37,6 +47,24 @@ FIRST_LINE, LAST_GAP = 10.0, 600.0
 
 WIDE = 160
 """Columns of a table that goes into a pipe or a file."""
+
+
+class _Escaped(RenderHook):
+    """What names and texts from outside could tell a terminal is shown as escapes, and not done."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """Every renderable, its text made harmless."""
+        return [_Harmless(renderable) for renderable in renderables]
+
+
+@dataclass(frozen=True)
+class _Harmless:
+    renderable: ConsoleRenderable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for text, style, control in console.render(self.renderable, options):
+            lines = text if control else "\n".join(map(printable, text.split("\n")))
+            yield Segment(lines, style, control)
 
 
 class _Results(Console):
@@ -61,6 +89,8 @@ class _Results(Console):
 
 console = Console(stderr=True)
 out = _Results()
+for _each in (console, out):
+    _each.push_render_hook(_Escaped())
 
 
 def pace(done: float, seconds: float) -> str:
@@ -226,7 +256,7 @@ def polled(what: str, count: Callable[[], int], *, quiet: bool = False) -> Itera
 def say(line: str, *, quiet: bool = False) -> None:
     """One plain line on stderr."""
     if not quiet:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
