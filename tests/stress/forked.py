@@ -83,7 +83,7 @@ class Started:
         return Ended(os.waitstatus_to_exitcode(status), out, err, time.monotonic() - self.begun)
 
 
-def start(words, cwd, *, before=None, timeout=240, said="said"):
+def start(words, cwd, *, before=None, timeout=1200, said="said"):
     """Begin ``trueline WORDS`` in a folder; ``before`` is called in the child, first of all."""
     files = tuple(Path(cwd) / f".{said}-{name}" for name in ("out", "err"))
     begun = time.monotonic()

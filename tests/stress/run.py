@@ -22,11 +22,13 @@ SMALL = {"kills": 6, "damages": 4, "options": 3, "faults": 3, "configs": 60, "fi
 
 def parts():
     import damages
-    import fuzz
+    import fuzz_configs
+    import fuzz_files
     import kills
 
     return {"kills": kills.kills, "damages": damages.damages, "options": damages.options,
-            "faults": damages.faults, "configs": fuzz.configs, "files": fuzz.files}  # fmt: skip
+            "faults": damages.faults, "configs": fuzz_configs.configs,
+            "files": fuzz_files.files}  # fmt: skip
 
 
 def prepared(work):
