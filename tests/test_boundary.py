@@ -28,6 +28,7 @@ from trueline.config import (
     read_yaml,
 )
 from trueline.config.ranges import ELSEWHERE, RANGES, numeric_keys
+from trueline.diffusion.config import OWN_RANGES, DiffusionConfig, load_diffusion_config
 from trueline.diffusion.evaluation.scorers import make_scorer
 from trueline.errors import Unfinished, UserError, built_from_options
 from trueline.objectives import bind
@@ -50,8 +51,16 @@ def test_i9_i10_no_number_is_taken_as_it_comes(key):
             load_run_config(None, {key: value, "use_cpu": "true", "loss_type": "dpo"})
 
 
+@pytest.mark.parametrize("key", numeric_keys(DiffusionConfig))
+def test_i9_i10_no_number_of_a_diffusion_is_taken_as_it_comes(key):
+    for value in BAD:
+        with pytest.raises(UserError, match=key):
+            load_diffusion_config(None, {key: value}).bind()
+
+
 def test_ranges_name_keys_that_exist():
     assert set(RANGES) - NOT_NEEDED.keys() <= set(KEYS)
+    assert set(OWN_RANGES) <= set(numeric_keys(DiffusionConfig))
 
 
 def test_i10_what_was_silently_accepted(tmp_path):

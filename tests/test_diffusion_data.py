@@ -101,6 +101,22 @@ def test_bad_rows_are_skipped_and_counted_on_request():
     assert len(load_image_examples(pick_rows(5), limit=2).examples) == 2
 
 
+def test_i9_lines_of_a_table_that_are_no_rows_are_named_or_counted(tmp_path):
+    good = {"caption": "a\u2028b", "image": "a.png", "label": True}
+    text = [{"caption": "x"}, "{", good, [1], {**good, "caption": None}]
+    lines = [t if t == "{" else json.dumps(t, ensure_ascii=False) for t in text]
+    (tmp_path / "p.jsonl").write_text("\ufeff" + "\n\n".join(lines), "utf-8")
+    data = load_image_examples(tmp_path, skip_bad=True)
+    assert [example.caption for example in data.examples] == ["a\u2028b"]
+    assert sum(data.dropped.values()) == 4
+    (tmp_path / "p.jsonl").write_text("\n".join([lines[2], "{"]), "utf-8")
+    with pytest.raises(UserError, match=r"row 2: not valid JSON: .*skip_bad: true"):
+        load_image_examples(tmp_path)
+    (tmp_path / "p.jsonl").rename(tmp_path / "p.parquet")
+    with pytest.raises(UserError, match=r"p.parquet is no sound Parquet file"):
+        load_image_examples(tmp_path)
+
+
 def test_a_missing_file_is_a_corrupt_image(tmp_path):
     (tmp_path / "p.jsonl").write_text(
         json.dumps({"caption": "x", "chosen": "none.png", "rejected": "none.png"})
