@@ -1,6 +1,6 @@
 """Diffusion alignment against a plain diffusers loop, with diffusers' own choices.
 
-    python benchmarks/diffusion.py                  # the table of docs/diffusion.md
+    python benchmarks/diffusion.py --out cost.json  # for tools/diffusion_figures.py --keep
     python benchmarks/diffusion.py --dspo
     python benchmarks/diffusion.py --device cuda --width 320 --batch 8 --steps 20
 
@@ -324,6 +324,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(CONTENDERS))
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, help="keep speeds and memory there, too")
     options = parser.parse_args()
     torch.set_num_threads(1)
     speed = bench(options)
@@ -331,9 +332,14 @@ def main() -> None:
         print(json.dumps({"speed": speed, "peak_mib": peak_mib()}))
         return
     print("| | steps per processor second | peak memory, MiB |\n|---|---|---|")
+    memory = {} if options.no_memory else {name: peak_memory(options, name) for name in speed}
     for name, values in speed.items():
-        memory = "" if options.no_memory else f"{peak_memory(options, name):.0f}"
-        print(f"| {name} | {spread(values)} | {memory} |")
+        print(f"| {name} | {spread(values)} | {f'{memory[name]:.0f}' if memory else ''} |")
+    if options.out is not None:
+        objective = "dspo" if options.dspo else "diffusion_dpo"
+        settings = {k: getattr(options, k) for k in ("width", "resolution", "batch", "steps")}
+        kept = {"objective": objective, **settings, "torch": torch.__version__, "speed": speed}
+        options.out.write_text(json.dumps({**kept, "memory": memory}, indent=1) + "\n")
     for name in list(speed)[1:] if "trueline" in speed else ():
         ratios = [a / b for a, b in zip(speed["trueline"], speed[name], strict=True)]
         print(f"\nTrueline is faster than the {name} by {spread(ratios)}.")

@@ -9,12 +9,12 @@ import yaml
 from typer.testing import CliRunner
 
 from tiny_diffusion import RESOLUTION, pick_rows, tiny_sd, tiny_sd3, tiny_sdxl, write_folder
+from trueline.cli.app import app as whole
 from trueline.cli.diffusion import app
 from trueline.diffusion import DiffusionTrainer, load_diffusion_config, load_image_examples
 from trueline.diffusion import text_to_image as wrap
 from trueline.errors import UserError
 from trueline.report import load_run
-from trueline.runs.diffusion.demo import demo
 from trueline.runs.record import Run
 
 ROOT = Path(__file__).parents[1]
@@ -179,26 +179,61 @@ def test_objectives_are_listed():
     assert "dspo" in run("objectives").stdout
 
 
-def test_the_docs_hold():
-    """Configurations and commands of the page parse, and its links lead somewhere."""
-    page = (ROOT / "docs" / "diffusion.md").read_text("utf-8")
-    blocks = re.findall(r"```yml\n(.*?)```", page, re.DOTALL)
-    assert blocks
-    for block in blocks:
-        values = yaml.safe_load(block)
-        assert load_diffusion_config(None, values).bind()
-    commands = re.findall(r"^trueline diffusion (\w+)(.*)$", page, re.MULTILINE)
-    assert commands
-    for verb, rest in commands:
-        assert verb in {"align", "evaluate", "objectives"}
-        for argument in rest.split():
-            if argument.startswith("examples/"):
-                assert (ROOT / argument).exists()
+PAGES = [ROOT / "docs" / "diffusion.md", ROOT / "docs" / "tasks" / "diffusion.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_the_commands_of_the_docs_run(tmp_path, base, data, monkeypatch, page):
+    """Line by line as they stand, but for the model, the data, the sizes, and a scorer that needs
+    no download."""
+    block = re.search(r"```(?:sh|console)\n(trueline .*?)```", page.read_text("utf-8"), re.DOTALL)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / "prompts.txt").write_text("a red square\na cross\n")
+    (tmp_path / "my_scores.py").write_text("def size(images, captions): return [1.0] * len(images)")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRUELINE_CACHE", str(tmp_path / "cache"))
+    small = {
+        "align": ["--model_name_or_path", base, "--dataset_name", data, "--resolution", 16,
+                  "--max_steps", 1, "--per_device_train_batch_size", 1, "--disable_tqdm", "true",
+                  "--gradient_accumulation_steps", 1, "--cache_dir", "none"],
+        "evaluate": ["--steps", 1],
+    }  # fmt: skip
+    stand_ins = {"BASE": base, "MODEL": base, "pickscore": "my_scores:size"}
+    ran = set()
+    for line in block[1].splitlines():
+        if line == "trueline demo --diffusion":
+            continue  # has a test of its own
+        words = [str(stand_ins.get(word, word)) for word in line.split()[1:]]
+        verb = words[1] if words[0] == "diffusion" else words[0]
+        ran.add(verb)
+        done = CliRunner().invoke(whole, [*words, *map(str, small.get(verb, []))])
+        assert done.exit_code == 0, (line, done.exception)
+    assert {"align", "evaluate", "objectives"} <= ran
+    assert (tmp_path / "runs" / "diffusion-evaluation" / "report.html").exists()
+
+
+def test_the_configurations_of_the_docs_bind():
+    for block in re.findall(r"```yml\n(.*?)```", PAGES[0].read_text("utf-8"), re.DOTALL):
+        assert load_diffusion_config(None, yaml.safe_load(block)).bind()
+
+
+def test_the_tables_of_the_docs_are_of_what_is_kept(monkeypatch):
+    """`python tools/diffusion_figures.py` writes them."""
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import diffusion_figures
+
+    page = PAGES[0].read_text("utf-8")
+    assert diffusion_figures.written(page) == page
 
 
 def test_the_demo_runs_through(tmp_path, monkeypatch):
     monkeypatch.setenv("TRUELINE_CACHE", str(tmp_path / "cache"))
-    story = demo(tmp_path / "demo", size="test").to_dict()
+    done = CliRunner().invoke(
+        whole,
+        ["demo", "--diffusion", "--size", "test", "--output", str(tmp_path / "demo"), "--json"],
+    )
+    story = json.loads(done.stdout)
     assert list(story["models"]) == ["base", "sft", "dpo", "dspo", "dspo-swapped", "dspo-random"]
     page = Path(story["report"]).read_text("utf-8")
     assert page.count('<img src="data:image/png;base64,') == 6 * 12

@@ -3,13 +3,17 @@ is what was drawn, a resumed run is the one that was begun."""
 
 import copy
 import hashlib
+import json
 import os
+import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from tiny_diffusion import (
     PIPELINES,
@@ -22,12 +26,16 @@ from tiny_diffusion import (
     write_folder,
 )
 from trueline.diffusion import (
+    DiffusionEngine,
     Reference,
     bind_diffusion,
     load_image_examples,
     load_text_to_image,
     text_to_image,
 )
+from trueline.diffusion.data.batches import Batches, Drawing
+from trueline.diffusion.data.encode import Encodings
+from trueline.diffusion.data.frames import Framing
 from trueline.errors import UserError
 from trueline.interrupts import Interrupted
 
@@ -152,10 +160,38 @@ def test_p3_only_what_is_drawn_is_encoded_when_it_is_drawn(tmp_path, monkeypatch
     run = trainer(tmp_path / "run", rows=rows, max_steps=2, cache_dir=str(tmp_path / "cache"))
     run.on_step = lambda step: seen.append(sum(calls))
     run.train()
-    assert seen[0] <= 5, "two pairs, and one image for the estimate"
+    assert seen[0] <= 8, "two pairs, and the next two while these train"
     assert seen[1] <= 8
     read = {view.example for view in run.encodings.frames._keys}
     assert len(read) <= 4, "the workers read ahead what will be drawn, and no more"
+
+
+def test_p3_the_next_step_is_encoded_while_this_one_trains(tmp_path, monkeypatch):
+    """Its encoding waits for this step's prediction: were it done between the steps, in vain."""
+    run = trainer(tmp_path, max_steps=3)
+    predicted, threads = threading.Event(), []
+    encode, predict, made = run.model.encode_images, run.model.predict, run.batches._made
+
+    def encoding(pixels):
+        threads.append(threading.current_thread())
+        return encode(pixels)
+
+    def predicting(*given):
+        predicted.set()
+        return predict(*given)
+
+    def making(step):
+        assert step == 0 or predicted.wait(20), "nothing was predicted beside the encoding"
+        return made(step)
+
+    monkeypatch.setattr(run.model, "encode_images", encoding)
+    monkeypatch.setattr(run.model, "predict", predicting)
+    monkeypatch.setattr(run.batches, "_made", making)
+    run.train()
+    assert threads
+    assert threading.main_thread() not in threads
+    run.close()
+    assert not any(thread.is_alive() for thread in threads)
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -291,19 +327,29 @@ def test_p4_a_signal_ends_a_run_with_a_checkpoint(tmp_path):
 # --- P5: the reference runs once -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "micro", "units"),
-    [("dspo", 1, 16), ("diffusion_kto", 1, 20), ("aot", 1, 20), ("diffusion_kto", 4, 16)],
-)
-def test_p5_units_of_work_a_step(tmp_path, name, micro, units):
-    """A forward pass of one image is a unit, and a backward pass two: of two pairs, an uncoupled
-    step takes 4 x (1 + 2) for the policy and 4 for the reference. Coupled under accumulation it was
-    24 while the reference ran twice."""
-    from trueline.diffusion.data.batches import Batches, Drawing
-    from trueline.diffusion.data.encode import Encodings
-    from trueline.diffusion.data.frames import Framing
-    from trueline.diffusion.training.step import DiffusionEngine
+KEPT = Path(__file__).parents[1] / "studies" / "results" / "diffusion.json"
 
+
+@pytest.mark.parametrize(
+    "told", json.loads(KEPT.read_text())["units"],
+    ids=lambda told: f"{told['objective']}-{told['micro_batches']}",
+)  # fmt: skip
+def test_p5_units_of_work_a_step(monkeypatch, told):
+    """A forward pass of one image is a unit, and a backward pass two: of two pairs, an uncoupled
+    step takes 4 x (1 + 2) for the policy and 4 for the reference. Counted as it is, and as it was
+    while the reference ran in each of the passes of a coupled objective."""
+    assert units(told["objective"], told["micro_batches"]) == told["now"]
+    meet = DiffusionEngine._meet
+
+    def forgetting(*given):
+        first, _, met = meet(*given)
+        return first, [], met
+
+    monkeypatch.setattr(DiffusionEngine, "_meet", forgetting)
+    assert units(told["objective"], told["micro_batches"]) == told["before"]
+
+
+def units(name, micro_batches):
     model = text_to_image(tiny_sd())
     work = []
     predict = model.predict
@@ -316,43 +362,48 @@ def test_p5_units_of_work_a_step(tmp_path, name, micro, units):
     objective = bind_diffusion(name)
     batches = Batches(
         Encodings(model, load_image_examples(pick_rows(2)).examples, Framing(16)), model,
-        Drawing(), layout=objective.spec.layout, size=2, micro=min(micro, 2),
+        Drawing(), layout=objective.spec.layout, size=2, micro=2 // micro_batches,
     )  # fmt: skip
     engine = DiffusionEngine(objective, model, Reference(model.denoiser, adapter=False))
     engine.step(list(batches.micro_batches(0)), total=batches.total(0))
-    assert sum(work) == units
+    return sum(work)
 
 
 # --- P6: the documented ways to launch -----------------------------------------------------------
 
 
+PAGE = (Path(__file__).parents[1] / "docs" / "diffusion.md").read_text("utf-8")
+LAUNCHES = re.search(r"```bash\n(.*?)```", PAGE, re.DOTALL)[1].splitlines()
+MODULES = {"trueline": "trueline", "accelerate": "accelerate.commands.accelerate_cli",
+           "torchrun": "torch.distributed.run"}  # fmt: skip
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "launcher",
-    [
-        ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m"],
-        ["torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m"],
-    ],
-    ids=["accelerate", "torchrun"],
-)
-def test_p6_documented_launchers_train_one_run_together(tmp_path, launcher):
+@pytest.mark.parametrize("line", LAUNCHES, ids=lambda line: line.split()[0])
+def test_p6_documented_launchers_train_one_run_together(tmp_path, line):
+    """Each line of the page, two processes for eight, with the page's own configuration but for the
+    model, the data and the sizes."""
+    assert len(LAUNCHES) == len(MODULES)
     tiny_sd().save_pretrained(tmp_path / "base")
     write_folder(tmp_path / "data", 4)
-    command = [sys.executable, "-m", *launcher, "trueline", "diffusion", "align",
-               "--model_name_or_path", tmp_path / "base", "--dataset_name", tmp_path / "data",
-               "--max_steps", 2, "--cache_dir", "none", "--per_device_train_batch_size", 1,
-               "--output_dir", tmp_path / "run"]  # fmt: skip
+    settings = yaml.safe_load(re.search(r"```yml\n(.*?)```", PAGE, re.DOTALL)[1])
+    settings |= {
+        "model_name_or_path": str(tmp_path / "base"), "dataset_name": str(tmp_path / "data"),
+        "resolution": 16, "max_steps": 2, "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 1, "cache_dir": "none", "output_dir": str(tmp_path / "run"),
+    }  # fmt: skip
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
+    program, *words = line.replace(" 8", " 2").split()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE")}
     done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True,
-        env={**environment, "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-m", MODULES[program], *words], capture_output=True, text=True,
+        cwd=tmp_path, env={**environment, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    import json
-
     facts = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert facts["effective_batch"] == 2, "two processes of one pair each"
     assert facts["identity"]["processes"] == 2
+    assert (tmp_path / "run" / "pytorch_lora_weights.safetensors").exists()
 
 
 def test_p6_processes_that_do_not_know_of_each_other_are_refused(tmp_path, monkeypatch):
@@ -366,8 +417,6 @@ def test_p6_processes_that_do_not_know_of_each_other_are_refused(tmp_path, monke
 
 
 def test_p7_recipes_have_the_official_mu():
-    import yaml
-
     folder = Path(__file__).parents[1] / "examples" / "diffusion"
     found = {p.stem: yaml.safe_load(p.read_text()).get("sdpo_mu") for p in folder.glob("*.yaml")}
     assert found["sd15-diffusion-dpo"] == 0.9

@@ -65,7 +65,8 @@ class DiffusionConfig:
             cannot be read.
         encode_batch_size: images, or captions, encoded at once. With more than 1 the last bits of
             an encoding depend on what stands beside it.
-        dataloader_num_workers: threads that read and resize images ahead of the steps.
+        dataloader_num_workers: threads that read and resize images ahead of the steps; with any,
+            one more encodes the next step's while this one trains.
         loss_type: a diffusion objective, or a paired objective with a reference of the others.
         beta: its beta, where it has one.
         objective_options: any other of its options by name.

@@ -9,6 +9,7 @@ a pair share all of it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,7 +107,8 @@ def fit_layout(examples: Sequence[ImageExample], layout: Layout) -> tuple[list[I
 
 
 class Batches:
-    """The run's effective batches, and this process's share of them.
+    """The run's effective batches, and this process's share of them. With workers, a step's batches
+    are encoded in a thread of their own while the step before it trains.
 
     Args:
         encodings: of the examples.
@@ -137,6 +139,14 @@ class Batches:
         self.size, self.micro = size, micro
         self.rank, self.ranks = rank, ranks
         self._orders: dict[int, np.ndarray] = {}
+        self._last = 0
+        self._next: dict[int, Future[list[NoisyBatch]]] = {}
+        self._beside: ThreadPoolExecutor | None = None
+        if encodings.keeping.workers:
+            device = next(model.denoiser.parameters()).device
+            self._beside = ThreadPoolExecutor(
+                1, "encoding", initializer=_settle, initargs=(torch.get_num_threads(), device)
+            )
 
     def examples(self, step: int) -> list[int]:
         """The effective batch's examples: the data in a new order each epoch, without a gap."""
@@ -153,7 +163,9 @@ class Batches:
         return sum(len(self.encodings.numbers(index)) for index in self.examples(step))
 
     def expect(self, first: int, last: int) -> None:
-        """Have the images of steps first to last, without the last, read ahead of the steps."""
+        """Have steps first to last, without the last, made ready ahead of their time: images read,
+        and the next step's encoded."""
+        self._last = last
         self.encodings.frames.expect(
             (step, View(index, number, draw.flip))
             for step in range(first, last)
@@ -164,10 +176,19 @@ class Batches:
 
     def micro_batches(self, step: int) -> Iterator[NoisyBatch]:
         """This process's share, one micro-batch after another."""
-        self.encodings.frames.begin(step)
-        chosen = self.mine(step)
-        for start in range(0, len(chosen), self.micro):
-            yield self._noised(step, chosen[start : start + self.micro])
+        if self._beside is None:
+            return self._made(step)
+        ready = self._next.pop(step, None) or self._beside.submit(self._whole, step)
+        self._next.clear()
+        if step + 1 < self._last:
+            self._next[step + 1] = self._beside.submit(self._whole, step + 1)
+        return iter(ready.result())
+
+    def close(self) -> None:
+        """Send who reads and encodes ahead home."""
+        if self._beside is not None:
+            self._beside.shutdown(cancel_futures=True)
+        self.encodings.frames.close()
 
     def draw(self, step: int, place: int) -> Draw:
         """All that is random of the example at a place of the effective batch."""
@@ -189,6 +210,16 @@ class Batches:
             self._orders = {e: self._orders[e] for e in kept}
             self._orders[epoch] = rng.permutation(len(self.encodings.examples))
         return self._orders[epoch]
+
+    def _whole(self, step: int) -> list[NoisyBatch]:
+        with self.encodings.alone:
+            return list(self._made(step))
+
+    def _made(self, step: int) -> Iterator[NoisyBatch]:
+        self.encodings.frames.begin(step)
+        chosen = self.mine(step)
+        for start in range(0, len(chosen), self.micro):
+            yield self._noised(step, chosen[start : start + self.micro])
 
     def _noised(self, step: int, chosen: Sequence[tuple[int, int]]) -> NoisyBatch:
         schedule = self.model.schedule
@@ -225,6 +256,14 @@ class Batches:
             schedule.target(clean, noise, at), torch.tensor(desirable),
             [example.images[0].name for example in examples],
         )  # fmt: skip
+
+
+def _settle(threads: int, device: torch.device) -> None:
+    """A thread that computes as its maker does: with as many threads, and on a GPU in a stream of
+    its own, which does not wait for the training's."""
+    torch.set_num_threads(threads)
+    if device.type == "cuda":
+        torch.cuda.set_stream(torch.cuda.Stream(device))
 
 
 def _normals(rng: np.random.Generator, shape: Sequence[int], count: int) -> Tensor:

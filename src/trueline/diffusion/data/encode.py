@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -39,6 +40,8 @@ class Encodings:
         framing: how images become the model's input.
         keeping: how what was encoded is kept.
         chosen_only: whether only desirable images are ever asked for.
+
+    ``alone`` is held by whoever encodes, writes, or uses the encoders for another purpose.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Encodings:
         self.keeping = keeping = keeping or Keeping()
         self.chosen_only = chosen_only
         self.bad: dict[int, str] = {}
+        self.alone = threading.RLock()
         kept = keeping.folder if keeping.cached else None
         names = folder_names(model, framing, keeping.half) if kept else ("", "")
         budget = Budget(keeping.limit)
@@ -131,8 +135,9 @@ class Encodings:
 
     def flush(self) -> None:
         """Write what is not on disk yet."""
-        self.images.flush()
-        self.captions.flush()
+        with self.alone:
+            self.images.flush()
+            self.captions.flush()
 
     def refresh(self) -> None:
         """Take in what other processes have written."""

@@ -51,8 +51,8 @@ def make_accelerator(config: DiffusionConfig) -> Any:
     if started() != accelerator.num_processes:
         raise UserError(
             f"the launcher started {started()} processes and accelerate knows "
-            f"{accelerator.num_processes}: each would train alone; launch with `accelerate launch "
-            "--num_processes N -m trueline diffusion align ...`"
+            f"{accelerator.num_processes}: each would train alone; launch with `trueline diffusion "
+            "align ... --num_processes N`"
         )
     if config.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True

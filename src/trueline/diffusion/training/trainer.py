@@ -351,7 +351,7 @@ class DiffusionTrainer:
         config = self.config
         prompts = config.sample_prompts
         seeds = [config.sample_seed + i for i in range(len(prompts))]
-        with self.averaged(), torch.no_grad(), self.accelerator.autocast():
+        with self.encodings.alone, self.averaged(), torch.no_grad(), self.accelerator.autocast():
             made = self.model.generate(
                 prompts, seeds, steps=config.num_inference_steps, guidance=config.guidance_scale
             )
@@ -395,7 +395,7 @@ class DiffusionTrainer:
         """Leave the process group in order: the data-parallel wrapper must go before the group
         does, or a process that outlives the others waits for them for ever."""
         self.wrapped = self.model.denoiser
-        self.encodings.frames.close()
+        self.batches.close()
         self.accelerator.free_memory()
         gc.collect()
         self.accelerator.wait_for_everyone()
