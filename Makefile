@@ -47,10 +47,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# the site in site/; a broken link, or a page outside the navigation, fails
+# the site in site/; a broken link, a page outside the navigation, a raw role or a request to elsewhere fails
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	PYTHONPATH=tools $(BIN)/zensical build --strict --clean
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_docs_site.py
 
 # the wheel in dist/, installed in a clean environment and run there
 wheel:

@@ -84,6 +84,14 @@ def test_figures_of_the_real_model_are_those_that_are_kept(page):
     assert measured.written(text) == text
 
 
+def test_the_demo_s_picture_is_of_the_page_as_it_is():
+    """`python tools/demo_picture.py` takes it, in seconds."""
+    from PIL import Image
+
+    demo_picture = tool("demo_picture")
+    assert Image.open(demo_picture.PICTURE).text["page"] == demo_picture.mark(demo_picture.page())
+
+
 def test_the_tables_of_judges_are_of_the_kept_counts():
     """`python tools/judge_tables.py` writes them."""
     page = (DOCS / "judges.md").read_text("utf-8")
@@ -206,6 +214,24 @@ def test_the_version_is_one():
         "__version__": trueline.__version__,
     }
     assert set(own.values()) == {version}, own
+
+
+def test_the_workflows_are_whole_and_run_what_there_is():
+    """Every claimed Python on Linux and macOS; jobs that are needed and targets that exist."""
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    claimed = [word.split()[-1] for word in told if re.search(r":: 3\.\d+$", word)]
+    made = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for name in ("test", "release"):
+        jobs = yaml.safe_load((ROOT / ".github" / "workflows" / f"{name}.yml").read_text())["jobs"]
+        first = jobs["test" if name == "test" else "clean"]["strategy"]["matrix"]
+        assert first == {"os": ["ubuntu-latest", "macos-latest"], "python": claimed}
+        assert {job["needs"] for job in jobs.values() if "needs" in job} <= set(jobs)
+        steps = [step.get("run", "") for job in jobs.values() for step in job["steps"]]
+        assert set(re.findall(r"\bmake ([\w-]+)", " ".join(steps))) <= made
+        tools = re.findall(r"\btools/\w+\.py", " ".join(steps))
+        assert all((ROOT / tool).exists() for tool in tools)
+    for form in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
+        assert yaml.safe_load(form.read_text())
 
 
 CHILDREN = {"mfrac": 2, "msub": 2, "msup": 2, "msubsup": 3}

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from trueline.evaluation.comparison import compare_runs, load_judged_run
+from trueline.evaluation.comparison import JudgedRun, compare_runs, load_judged_run
 from trueline.report import (
     Bounds,
     CurvePanel,
@@ -63,13 +63,11 @@ def demo_report(
 ) -> Report:
     """The page `trueline demo` ends in."""
     judged = [replace(load_judged_run(output / m.name), name=m.name) for m in measurements]
-    rows, result = Rows({run.name: run.judgements for run in judged}), compare_runs(judged)
-    bounds = Bounds(over_refusal=BOUNDS["over-refusal"], utility=BOUNDS["correct answers"], loss=1)
-    decisions = decide(result, bounds)
-    return Report(
-        headline(decisions),
-        summary(measurements),
-        [
+    rows = Rows({run.name: run.judgements for run in judged})
+    return replace(
+        first_screen(judged, seed=seed),
+        summary=summary(measurements),
+        sections=[
             _rates(measurements, rows),
             _separation(measurements),
             _training(output),
@@ -81,12 +79,22 @@ def demo_report(
             ),
             _facts(sandbox, seed, seconds),
         ],
+    )
+
+
+def first_screen(judged: Sequence[JudgedRun], *, seed: int) -> Report:
+    """A verdict for each model, and nothing below it."""
+    bounds = Bounds(over_refusal=BOUNDS["over-refusal"], utility=BOUNDS["correct answers"], loss=1)
+    decisions = decide(compare_runs(judged), bounds)
+    return Report(
+        headline(decisions),
+        "",
         subtitle=f"Aligned in the sandbox: a small invented world, seed {seed}. All figures are on "
         "things no alignment data named. dpo learned from preference data, kldo and dpo-cr from "
         "compliance-refusal data.",
         decisions=decisions,
         bounds=bounds.told(None),
-        models=list(rows.judged),
+        models=[run.name for run in judged],
     )
 
 
