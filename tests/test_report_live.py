@@ -22,6 +22,8 @@ def log(count=30, **series):
         "logps/chosen": lambda t: -30 + 3 * t, "logps/rejected": lambda t: -20 - 9 * t,
         "rewards/accuracies": lambda t: 0.5 + 0.4 * t, "eval_loss": lambda t: 0.7 - 0.2 * t,
         "entangle/case_both_fall": lambda t: 0.2, "answers/none": lambda t: 0.0,
+        "diffusion/chosen_error": lambda t: 1.0 - 0.1 * t,
+        "diffusion/chosen_shift": lambda t: -0.1 * t,
     }  # fmt: skip
     every = {**healthy, **{name.replace("__", "/"): f for name, f in series.items()}}
     return [
@@ -46,6 +48,8 @@ def test_a_healthy_training_sounds_no_alarm():
         ({"eval_loss": lambda t: abs(t - 0.3) + 0.4}, "lowest at step 10"),
         ({"entangle__case_both_fall": lambda t: 0.8}, "at 80% of the pairs"),
         ({"answers__none": lambda t: t}, "no longer answers: 97%"),
+        ({"diffusion__chosen_error": lambda t: 1.0 + 0.5 * t,
+          "diffusion__chosen_shift": lambda t: 0.5 * t}, "chosen pictures is 45% above"),
     ],
 )  # fmt: skip
 def test_each_alarm_sounds_alone_and_in_words(series, said):

@@ -30,9 +30,12 @@ SPIKE = 10.0
 OVERFIT = 0.05
 """Share by which the evaluation's loss may stand above its lowest."""
 
+RISE = 0.1
+"""Share by which the error on chosen pictures may stand above the reference's."""
+
 SHOWN = ("loss", "rewards/accuracies", "gap/ranking_accuracy", "logps/chosen", "logps/rejected",
-         "rewards/margins", "kl", "entangle/case_both_fall", "grad_norm",
-         "learning_rate")  # fmt: skip
+         "diffusion/chosen_shift", "diffusion/rejected_shift", "rewards/margins", "kl",
+         "entangle/case_both_fall", "grad_norm", "learning_rate")  # fmt: skip
 """What the table of the newest values holds, where it is logged."""
 
 
@@ -121,6 +124,21 @@ def _entangled(rows: Rows) -> str | None:
     )
 
 
+def _worse_at_chosen(rows: Rows) -> str | None:
+    shift, error = (series(rows, f"diffusion/chosen_{name}")[1] for name in ("shift", "error"))
+    if not shift or len(shift) != len(error):
+        return None
+    rise = _mean(shift[-RECENT:])
+    rise /= max(_mean(error[-RECENT:]) - rise, 1e-12)
+    if rise <= RISE:
+        return None
+    return (
+        f"The error on chosen pictures is {rise:.0%} above the reference's: the model paints what "
+        "it is to prefer worse than it did, whatever the accuracy says. Look at the samples; lower "
+        "the learning rate or beta, or set sdpo_mu."
+    )
+
+
 def _worse_than_chance(rows: Rows) -> str | None:
     values = series(rows, "rewards/accuracies")[1]
     if len(values) <= 2 * RECENT or _mean(values[-RECENT:]) >= 0.5:
@@ -165,7 +183,8 @@ def _drifting(rows: Rows) -> str | None:
 
 
 ALARMS: tuple[Alarm, ...] = (
-    _not_a_number, _drifting, _both_fall, _worse_than_chance, _entangled, _overfitting, _spiking,
+    _not_a_number, _drifting, _both_fall, _worse_at_chosen, _worse_than_chance, _entangled,
+    _overfitting, _spiking,
 )  # fmt: skip
 """In the order in which they are told."""
 

@@ -22,6 +22,14 @@ PANELS: tuple[tuple[str, str, tuple[tuple[str, str, Tone], ...]], ...] = (
         "nats",
         (("rewards/chosen", "chosen", "good"), ("rewards/rejected", "rejected", "bad")),
     ),
+    (
+        "Error on pictures, against the reference's",
+        "mean square",
+        (
+            ("diffusion/chosen_shift", "chosen", "good"),
+            ("diffusion/rejected_shift", "rejected", "bad"),
+        ),
+    ),
     ("Reward margin", "nats", (("rewards/margins", "", "main"),)),
     (
         "Accuracy",
