@@ -189,17 +189,19 @@ def test_the_commands_of_the_docs_run(tmp_path, base, data, monkeypatch, page):
     block = re.search(r"```(?:sh|console)\n(trueline .*?)```", page.read_text("utf-8"), re.DOTALL)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "prompts.txt").write_text("a red square\na cross\n")
-    (tmp_path / "my_scores.py").write_text("def size(images, captions): return [1.0] * len(images)")
+    (tmp_path / "one_score.py").write_text(
+        "def score(images, captions): return [1.0] * len(images)"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRUELINE_CACHE", str(tmp_path / "cache"))
     small = {
-        "align": ["--model_name_or_path", base, "--dataset_name", data, "--resolution", 16,
+        "align": ["--model_name_or_path", base, "--resolution", 16,
                   "--max_steps", 1, "--per_device_train_batch_size", 1, "--disable_tqdm", "true",
                   "--gradient_accumulation_steps", 1, "--cache_dir", "none"],
         "evaluate": ["--steps", 1],
     }  # fmt: skip
-    stand_ins = {"BASE": base, "MODEL": base, "pickscore": "my_scores:size"}
+    stand_ins = {"BASE": base, "MODEL": base, "pickscore": "one_score:score", "my_pairs": data}
     ran = set()
     for line in block[1].splitlines():
         if line == "trueline demo --diffusion":
@@ -207,6 +209,8 @@ def test_the_commands_of_the_docs_run(tmp_path, base, data, monkeypatch, page):
         words = [str(stand_ins.get(word, word)) for word in line.split()[1:]]
         verb = words[1] if words[0] == "diffusion" else words[0]
         ran.add(verb)
+        if verb == "align" and "--dataset_name" not in words:
+            words += ["--dataset_name", str(data)]
         done = CliRunner().invoke(whole, [*words, *map(str, small.get(verb, []))])
         assert done.exit_code == 0, (line, done.exception)
     assert {"align", "evaluate", "objectives"} <= ran

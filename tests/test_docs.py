@@ -92,3 +92,53 @@ def test_no_page_counts_what_grows(page):
     kinds = "objectives|losses|attacks|judges|benchmarks|questions|claims|curation steps|verbs"
     found = re.findall(rf"\b\d+ (?:{kinds})\b", page.read_text("utf-8"))
     assert page.name in GENERATED or found == []
+
+
+UNITS = (
+    r"%|percent\b|points\b|times\b|[GMTk]i?B\b|(?:milli)?seconds?\b|minutes?\b|hours?\b|m?s\b|"
+    r"nats\b|GFLOP"
+)
+FIGURE = re.compile(
+    rf"\d[\d,.]*\s?(?:{UNITS})|\[[-+]?\d[\d.,%]*, [-+]?\d[\d.,%]*\]|\bp [<=] ?0?\.\d+|"
+    r"\d\.\d+e-\d+|\d \(\d[\d.]* to \d[\d.]*\)"
+)
+RULE, SETTING, ARITHMETIC = "a threshold or a definition", "how it was measured", "bytes a value"
+COMPUTED, DATA = "a worked example that a test computes", "of a published data set"
+ALLOWED = {
+    "docs/curation.md": dict.fromkeys(["2%", "1%"], RULE),
+    "docs/diagnostics.md": dict.fromkeys(["5 points", "5%", "10 points", "100%"], RULE),
+    "docs/diffusion.md": dict.fromkeys(["65.5 kB", "262 kB", "446 GB", "8.4 GB"], ARITHMETIC),
+    "docs/entanglement.md": dict.fromkeys(["95%", "[0, 1]"], RULE),
+    "docs/evaluation.md": {"95%": DATA},
+    "docs/judges.md": {"70%": RULE},
+    "docs/papers/ranking.md": {"100%": RULE},
+    "docs/performance.md": {"0.2 seconds": SETTING},
+    "docs/statistics.md": dict.fromkeys(
+        ["0.73%", "80%", "97%", "20 points", "p = 0.030", "p = 0.026", "p = 0.084", "100%", "89%"],
+        COMPUTED,
+    ),
+    "docs/tasks/align.md": {"5%": RULE},
+    "docs/tasks/several-gpus.md": dict.fromkeys(
+        ["15.0 GiB", "0.6 GiB", "5 GiB", "120 GiB", "15 GiB", "0.4 GiB", "1.0 GiB", "30 GiB",
+         "131 GiB", "8.2 GiB", "3.7 GiB"],
+        ARITHMETIC,
+    ),
+    "examples/hh/README.md": {"15%": RULE},
+}  # fmt: skip
+"""Figures that no run measured, by page, each with what it is instead."""
+WRITTEN = {"docs/reproduction.md", "docs/reliability.md", "docs/objectives.md"}
+"""Pages that a generator writes whole."""
+
+
+def test_no_figure_stands_outside_what_a_generator_wrote():
+    """In prose and tables; what stands between a generator's marks is held by its own test, and a
+    block of code shows what a command prints."""
+    found = {}
+    for path in (*PAGES, *(ROOT / "examples").rglob("*.md")):
+        page = str(path.relative_to(ROOT))
+        text = re.sub(r"```.*?```", "", path.read_text("utf-8"), flags=re.DOTALL)
+        text = re.sub(r"<!-- (\w+) -->.*?<!-- \1 -->|`[^`\n]*`", "", text, flags=re.DOTALL)
+        figures = {match.group() for match in FIGURE.finditer(" ".join(text.split()))}
+        if figures and page not in WRITTEN:
+            found[page] = figures
+    assert found == {page: set(figures) for page, figures in ALLOWED.items()}

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 import runpy
 from pathlib import Path
 
@@ -371,8 +372,10 @@ def test_measuring_changes_nothing_of_the_training(tmp_path):
 def test_the_toy_s_table_comes_out_in_sign_and_order():
     """Suffix 0 / 3 / 15: cosine -.66 / -.09 / .36; DPO's change of the chosen +.13 / +.06 / -.21;
     normalized +.15 / +.41 / +.73, in the spec, which leaves the features' length open."""
-    toy = runpy.run_path(Path(__file__).parents[1] / "examples" / "entanglement_toy.py")
-    rows = list(toy["table"]().values())
+    root = Path(__file__).parents[1]
+    toy = runpy.run_path(root / "examples" / "entanglement_toy.py")
+    made = toy["table"]()
+    rows = list(made.values())
     change = "chosen change"
     cosine, plain, other = zip(*((a["cosine"], a[change], b[change]) for a, b in rows), strict=True)
     assert cosine == pytest.approx((-0.66, -0.09, 0.36), abs=0.06)
@@ -380,6 +383,10 @@ def test_the_toy_s_table_comes_out_in_sign_and_order():
     assert 0 < other[0] < other[1] < other[2]
     assert all(a < b for a, b in zip(plain, other, strict=True))
     assert all(b["rejected change"] < 0 for _, b in rows)
+    page = (root / "docs" / "entanglement.md").read_text("utf-8")
+    for suffix, told in zip(made, zip(cosine, plain, other, strict=True), strict=True):
+        cells = re.search(rf"^\| {suffix} \| (.*) \|$", page, re.MULTILINE)[1].split(" | ")
+        assert [float(cell) for cell in cells] == pytest.approx(told, abs=0.006)
 
 
 @pytest.mark.slow
