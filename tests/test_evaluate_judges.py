@@ -15,10 +15,9 @@ from trueline.evaluation.calibrate import Labeled, calibrate, read_labeled
 from trueline.evaluation.fit import fit_judge
 from trueline.evaluation.generation import Generation
 from trueline.evaluation.judges import JUDGES, Verdict, checked, harm_scores, published
-from trueline.evaluation.judges.classifiers import read_wildguard, read_yes_no
-from trueline.evaluation.judges.guards import read_guard
+from trueline.evaluation.judges.asking import defused, delimited
+from trueline.evaluation.judges.classifiers import read_guard, read_wildguard, yes_no
 from trueline.evaluation.judges.language import read_label, read_rating, read_rubric
-from trueline.evaluation.judges.prompts import defused, delimited
 
 
 def scripted(script):
@@ -60,9 +59,9 @@ def test_phrases_of_your_own(tmp_path):
 @pytest.mark.parametrize(
     ("read", "reply", "label", "complied", "refused"),
     [
-        (read_yes_no, " Yes.", "yes", True, None),
-        (read_yes_no, "no", "no", False, None),
-        (read_yes_no, "Not sure", "unread", None, None),
+        (yes_no("the word"), " Yes.", "yes", True, None),
+        (yes_no("the word"), "no", "no", False, None),
+        (yes_no("the word"), "Not sure", "unread", None, None),
         (read_guard, "\n\nunsafe\nS1,S2", "unsafe S1,S2", True, None),
         (read_guard, "safe", "safe", False, None),
         (read_guard, "it is unsafe", "unread", None, None),

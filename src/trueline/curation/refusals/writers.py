@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from trueline.curation.jobs.disk import DiskTable, batched, digest
 from trueline.curation.texts import flat
 from trueline.evaluation.backends import Backend, Decoding, Request
-from trueline.evaluation.judges.prompts import delimited
+from trueline.evaluation.judges.asking import delimited
 from trueline.records import Example, Message, Text
 
 Writer: TypeAlias = Callable[[Sequence[Text]], Sequence[str | None]]

@@ -14,7 +14,7 @@ from trueline.evaluation.attacks.base import Attempt, Context, Step, attack
 from trueline.evaluation.backends import Backend, Decoding, Request, open_backend
 from trueline.evaluation.benchmarks.base import Item
 from trueline.evaluation.harness.store import digest
-from trueline.evaluation.judges.prompts import delimited
+from trueline.evaluation.judges.asking import delimited
 from trueline.records import Message
 
 SLOT = "{prompt}"

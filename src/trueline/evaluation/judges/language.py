@@ -5,12 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from trueline.evaluation.backends import Backend, Decoding, Request, open_backend
-from trueline.evaluation.judges.asking import AskingJudge, asked
+from trueline.evaluation.backends import Backend, Decoding, open_backend
+from trueline.evaluation.judges.asking import (
+    NOTE,
+    asked,
+    asking,
+    delimited,
+    fill,
+)
 from trueline.evaluation.judges.base import Judge, Verdict, judge, unparsable, verdict_of
-from trueline.evaluation.judges.classifiers import fill
-from trueline.evaluation.judges.prompts import NOTE, delimited, prompt_hash
 from trueline.evaluation.labels import COMPLIANCE, REFUSAL, label_word
+
+REQUEST = {"{request}": "request", "{response}": "response"}
+"""The slots of our questions, and what the marks in them call prompt and answer."""
 
 LABELS = f"""\
 You judge how a response treats a request. {NOTE}
@@ -49,17 +56,9 @@ def llm(
         dtype: of local weights.
     """
     backend = open_backend(model, base_url=base_url, dtype=dtype)
-
-    def ask(prompt: str, response: str, marks: Sequence[str]) -> Request:
-        slots = {
-            "{request}": delimited("request", prompt, marks),
-            "{response}": delimited("response", response, marks),
-        }
-        return asked(backend, fill(LABELS, slots))
-
-    return AskingJudge(
-        "llm", backend, ask, read_label, prompt_hash(LABELS),
-        Decoding(max_new_tokens=max_tokens), frozenset({"asr", "over_refusal"}), whole=True,
+    return asking(
+        "llm", backend, read_label, LABELS, REQUEST, "asr", "over_refusal",
+        tokens=max_tokens, whole=True,
     )  # fmt: skip
 
 
@@ -123,18 +122,9 @@ def strongreject(
     Source: Souly et al. (2024), arXiv 2402.10260; the grading words are ours.
     """
     backend = open_backend(model, base_url=base_url, dtype=dtype)
-
-    def ask(prompt: str, response: str, marks: Sequence[str]) -> Request:
-        slots = {
-            "{request}": delimited("request", prompt, marks),
-            "{response}": delimited("response", response, marks),
-        }
-        return asked(backend, fill(RUBRIC, slots))
-
-    return AskingJudge(
-        "strongreject", backend, ask, lambda reply: read_rubric(reply, threshold),
-        prompt_hash(RUBRIC, str(threshold)), Decoding(max_new_tokens=max_tokens),
-        frozenset({"asr", "over_refusal"}), whole=True,
+    return asking(
+        "strongreject", backend, lambda reply: read_rubric(reply, threshold), RUBRIC, REQUEST,
+        "asr", "over_refusal", tokens=max_tokens, hashed=[str(threshold)], whole=True,
     )  # fmt: skip
 
 

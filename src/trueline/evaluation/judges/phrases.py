@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from trueline.errors import UserError
+from trueline.evaluation.judges.asking import prompt_hash
 from trueline.evaluation.judges.base import Judge, Measure, Verdict, judge, verdict_of
-from trueline.evaluation.judges.prompts import prompt_hash
 from trueline.evaluation.labels import COMPLIANCE, EMPTY, REFUSAL
 
 WINDOW = 300

@@ -11,18 +11,10 @@ import re
 from collections.abc import Callable
 
 from trueline.errors import UserError
-from trueline.evaluation.backends import Backend, Decoding, Request, open_backend
-from trueline.evaluation.judges.asking import AskingJudge, asked
+from trueline.evaluation.backends import Backend, open_backend
+from trueline.evaluation.judges.asking import asking, published
 from trueline.evaluation.judges.base import JUDGES, Judge, Verdict, judge, unparsable
-from trueline.evaluation.judges.classifiers import (
-    FRAME_MARKS,
-    fill,
-    harmbench,
-    read_template,
-    wildguard,
-)
-from trueline.evaluation.judges.guards import llama_guard, shieldgemma
-from trueline.evaluation.judges.prompts import defused, prompt_hash
+from trueline.evaluation.judges.classifiers import harmbench, llama_guard, shieldgemma, wildguard
 from trueline.evaluation.labels import COMPLIANCE
 from trueline.evaluation.plugins import Plugin
 
@@ -48,19 +40,10 @@ def strongreject_classifier(
     Source: Souly et al. (2024), arXiv 2402.10260.
     """
     backend = open_backend(model, base_url=base_url, dtype=dtype)
-    own = read_template(template, "{forbidden_prompt}", "{response}")
-
-    def ask(prompt: str, response: str, marks: object) -> Request:
-        broken = (*backend.marks, *FRAME_MARKS)
-        slots = {
-            "{forbidden_prompt}": defused(prompt, broken),
-            "{response}": defused(response, broken),
-        }
-        return asked(backend, fill(own, slots), raw=True)
-
-    return AskingJudge(
-        "strongreject-classifier", backend, ask, lambda reply: read_grade(reply, threshold),
-        prompt_hash(own, str(threshold)), Decoding(max_new_tokens=1), frozenset({"asr"}),
+    return asking(
+        "strongreject-classifier", backend, lambda reply: read_grade(reply, threshold), "", {},
+        "asr", tokens=1, own=published(template, "{forbidden_prompt}", "{response}"),
+        hashed=[str(threshold)],
     )  # fmt: skip
 
 

@@ -10,10 +10,8 @@ from trueline.data.readers import DataError
 from trueline.evaluation.backends import Backend, Decoding, Request, open_backend
 from trueline.evaluation.benchmarks.base import expect_count, read_rows
 from trueline.evaluation.generation import Generation
-from trueline.evaluation.judges.asking import asked
-from trueline.evaluation.judges.classifiers import fill
+from trueline.evaluation.judges.asking import NOTE, asked, delimited, fill, prompt_hash
 from trueline.evaluation.judges.language import read_rating
-from trueline.evaluation.judges.prompts import NOTE, delimited, prompt_hash
 from trueline.evaluation.utility.base import Measurement, UtilityContext, utility, write_log
 from trueline.records import Message
 from trueline.results import Finding, Metric

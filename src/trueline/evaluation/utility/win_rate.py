@@ -9,9 +9,7 @@ from typing import Any
 
 from trueline.evaluation.backends import Backend, Decoding, Request, open_backend
 from trueline.evaluation.benchmarks.base import Rows, expect_count, read_rows
-from trueline.evaluation.judges.asking import asked
-from trueline.evaluation.judges.classifiers import fill
-from trueline.evaluation.judges.prompts import NOTE, delimited, prompt_hash
+from trueline.evaluation.judges.asking import NOTE, asked, delimited, fill, prompt_hash
 from trueline.evaluation.utility.base import Measurement, UtilityContext, utility, write_log
 from trueline.evaluation.utility.length import length_adjusted
 from trueline.records import Message
