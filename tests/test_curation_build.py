@@ -25,7 +25,7 @@ from trueline.curation import (
     prefixed,
     safe_prompts,
 )
-from trueline.curation.refusals.topics import TEMPLATES, topic_of, topic_refusals
+from trueline.curation.refusals.bank import TEMPLATES, topic_of, topic_refusals
 from trueline.data import load_examples
 from trueline.diagnostics.ranking.scores import score_completions
 from trueline.errors import UserError

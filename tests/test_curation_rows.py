@@ -8,8 +8,14 @@ import pytest
 from datasketch import MinHash
 
 from trueline.curation import Leakage, dedup, mix, split
-from trueline.curation.leakage import evaluation_prompts
-from trueline.curation.near import NearIndex, band_keys, banding, jaccard, shingles
+from trueline.curation.near import (
+    NearIndex,
+    band_keys,
+    banding,
+    evaluation_prompts,
+    jaccard,
+    shingles,
+)
 from trueline.data import DataError, load_examples
 from trueline.data.mapped import split_by_prompt
 from trueline.errors import UserError

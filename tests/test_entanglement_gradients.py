@@ -10,10 +10,10 @@ from test_scoring import SIZE, make_model, make_trees
 from tiny import pair_rows, tiny_llama, tiny_tokenizer
 from trueline.batching import Encoder, pack, view
 from trueline.data import load_examples
-from trueline.diagnostics.entanglement import outer
+from trueline.diagnostics.entanglement import ghost_rules
 from trueline.diagnostics.entanglement.ghost import GradientProducts
 from trueline.diagnostics.entanglement.head_proxy import head_products
-from trueline.diagnostics.entanglement.heatmap import token_heat_map
+from trueline.diagnostics.entanglement.measure import token_heat_map
 from trueline.diagnostics.entanglement.update import (
     applied,
     gradient_of,
@@ -81,8 +81,8 @@ def assert_close(found, truth, atol=1e-10):
 def test_ghost_products_equal_explicit_gradients(name, formed, at_once, monkeypatch):
     """Biases, LayerNorm, RMSNorm in both forms, norms of heads, learned positions, scaled and
     padded embeddings, tied heads with their cross terms; no parameter takes the slow way."""
-    monkeypatch.setattr(outer, "AT_ONCE", at_once)
-    monkeypatch.setattr(outer, "_forming_is_cheaper", lambda *_: formed)
+    monkeypatch.setattr(ghost_rules, "AT_ONCE", at_once)
+    monkeypatch.setattr(ghost_rules, "_forming_is_cheaper", lambda *_: formed)
     scorer = Scorer(model_named(name))
     trees = some_trees()
     products = GradientProducts(scorer)

@@ -7,7 +7,7 @@ import pytest
 
 from trueline.errors import UserError
 from trueline.evaluation.benchmarks import BENCHMARKS
-from trueline.evaluation.benchmarks.duplicates import near_duplicates
+from trueline.evaluation.benchmarks.base import near_duplicates
 from trueline.evaluation.plugins import parse_spec
 from trueline.evaluation.utility.mt_bench import read_questions
 

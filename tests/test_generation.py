@@ -8,9 +8,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trueline.errors import UserError
-from trueline.evaluation.decoding import can_leave
+from trueline.evaluation.decoding import GumbelNoise, can_leave
 from trueline.evaluation.generation import Generation, generate, truncated_rate
-from trueline.evaluation.sampling import GumbelNoise
 from trueline.prompts import Renderer, pad
 from trueline.records import Message
 

@@ -3,8 +3,8 @@
 import pytest
 
 from trueline.errors import UserError
-from trueline.evaluation.harness.broken import ALL_CUT, unread
 from trueline.evaluation.harness.log import Judgement
+from trueline.evaluation.harness.summarize import ALL_CUT, unread
 from trueline.evaluation.judges import JUDGES, Verdict
 from trueline.evaluation.judges.ensemble import Ensemble
 from trueline.evaluation.labels import NO_ANSWER

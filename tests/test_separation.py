@@ -28,7 +28,7 @@ from trueline.diagnostics.separation import (
 )
 from trueline.diagnostics.separation.callback import SeparationCallback
 from trueline.diagnostics.separation.data import prompts_of, read_prompts
-from trueline.diagnostics.separation.distances import auroc
+from trueline.diagnostics.separation.fit import auroc
 from trueline.diagnostics.separation.hidden import layer_states
 from trueline.errors import UserError
 from trueline.records import Message

@@ -19,7 +19,7 @@ from test_scoring import make_model, make_trees
 from tiny import pair_rows, tiny_llama, tiny_tokenizer
 from trueline import AlignmentConfig, AlignmentTrainer
 from trueline.batching import Encoder, view
-from trueline.batching.mismatch import deranged
+from trueline.batching.trees import deranged
 from trueline.data import load_examples
 from trueline.errors import UserError
 from trueline.models.fingerprint import fingerprint

@@ -18,7 +18,7 @@ from trueline.errors import UserError
 from trueline.evaluation import answers
 from trueline.evaluation.answers import distance, yardstick_of
 from trueline.evaluation.generation import Generation, model_input
-from trueline.evaluation.harness.broken import NO_LONGER
+from trueline.evaluation.harness.summarize import NO_LONGER
 from trueline.evaluation.watching import AnswersCallback, alarm, watched
 from trueline.prompts import Renderer
 from trueline.runs.align import align

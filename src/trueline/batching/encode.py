@@ -1,25 +1,26 @@
-"""From examples to token trees: one renderer's ids, cut to length where they must be."""
+"""From examples to token trees: one renderer's ids, cut to length where they must be:
+whole turns from the oldest, then the beginning of the last."""
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from trueline.batching.drawn import Drawn, draw, named
-from trueline.batching.shorten import shortened
 from trueline.batching.told import Told
 from trueline.batching.trees import Branch, Ids, TokenTree
 from trueline.errors import UserError
-from trueline.prompts import Piece, Renderer
-from trueline.records import Example, Text
+from trueline.prompts import Options, Piece, Renderer
+from trueline.records import Example, Message, Text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
 
 TruncationMode: TypeAlias = Literal["keep_start", "keep_end"]
 LEAST = 32
@@ -246,3 +247,42 @@ class Encoder:
         kept = slice(room) if self.truncation_mode == "keep_start" else slice(-room, None)
         branches = tuple(Branch(branch.ids[kept], branch.mask[kept]) for branch in tree.branches)
         return replace(tree, branches=branches)
+
+
+def shortened(
+    renderer: Renderer, messages: tuple[Message, ...], options: Options, limit: int
+) -> tuple[Message, ...]:
+    """The conversation in at most ``limit`` tokens, as far as the template's own words allow it.
+
+    Turns are left out from the oldest, up to the next user's turn, so that what remains begins as
+    conversations begin. A system message goes after all others but the last. Where the last turn
+    alone is too long, its own words lose their beginning.
+    """
+
+    def tokens(turns: tuple[Message, ...]) -> int:
+        return len(renderer.prompt_ids(turns, options=options))
+
+    last = messages[-1:]
+    for turns in _later(messages):
+        last = turns
+        if tokens(turns) <= limit:
+            return turns
+    words = renderer.control.encode(renderer.control.mark(last[-1].content))
+    excess = tokens(last) - limit
+    while words and excess > 0:
+        words = words[excess:]
+        rest = renderer.decode(words).lstrip("\ufffd")  # of a letter cut in two
+        last = (*last[:-1], replace(last[-1], content=rest))
+        excess = tokens(last) - limit
+    return last
+
+
+def _later(messages: tuple[Message, ...]) -> Iterator[tuple[Message, ...]]:
+    """The conversation from each later user's turn on, with its system message and then without."""
+    head = messages[:1] if messages[0].role == "system" else ()
+    starts = [i for i in range(1, len(messages)) if messages[i].role == "user"]
+    for start in starts or [len(messages) - 1]:
+        if start > len(head):
+            yield (*head, *messages[start:])
+    if head and len(messages) > 1:
+        yield messages[(starts or [len(messages) - 1])[-1] :]

@@ -9,9 +9,7 @@ from typing import Literal, TypeAlias, get_args
 
 from trueline.curation.jobs.disk import Seen, digest
 from trueline.curation.jobs.job import Curated, Job, Progress
-from trueline.curation.leakage import KINDS, Leakage
-from trueline.curation.near import NearIndex, band_keys
-from trueline.curation.texts import flat
+from trueline.curation.near import KINDS, Leakage, NearIndex, band_keys, flat
 from trueline.data.load import Examples
 from trueline.errors import UserError
 from trueline.records import Example

@@ -1,5 +1,7 @@
 """Texts that are nearly the same: MinHash proposes, the exact Jaccard similarity decides.
 
+What training and evaluation data share, word for word or nearly, is a leak, and is measured.
+
     J(a, b) = |A & B| / |A | B|,   A, B the sets of all runs of five characters (lower case, white
                                    space collapsed)
 
@@ -12,14 +14,22 @@ Source: Broder (1997), "On the resemblance and containment of documents"; datask
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from trueline.curation.jobs.disk import connect, digest
+from trueline.curation.jobs.chunks import Notes
+from trueline.curation.jobs.disk import batched, connect, digest
+from trueline.curation.jobs.job import Job
+from trueline.data.fields import as_text
+from trueline.data.load import load_examples
+from trueline.data.readers import DataError
+from trueline.data.sources import data_files, open_source
 from trueline.errors import UserError
+from trueline.records import Completion, Message, RecordError, Text
 
 Shingles: TypeAlias = np.ndarray[Any, np.dtype[np.uint32]]
 
@@ -166,3 +176,111 @@ class NearIndex:
         ]
         near = [match for match in found if match.exact or match.similarity >= self.threshold]
         return sorted(near, key=lambda match: (-match.exact, -match.similarity, match.number))
+
+
+NEAR = 0.8
+KINDS = ("copy of an evaluation prompt", "near-duplicate of an evaluation prompt")
+
+
+COLUMNS = ("prompt", "goal", "question", "instruction", "behavior", "request", "turns")
+"""Columns, whatever their case, in which benchmarks keep their prompts."""
+
+
+def evaluation_prompts(source: str) -> Iterator[Text]:
+    """The prompts of evaluation data: of rows with a column of ``COLUMNS``, else of examples.
+
+    Args:
+        source: a file, a folder or a hub id; of the latter two the test split.
+
+    Raises:
+        DataError: it cannot be read, or a row's prompt is no text.
+    """
+    split = "train" if [str(path) for path in data_files(source)] == [source] else "test"
+    columns: dict[str, str] | None = None
+    for row in open_source(source, split=split)():
+        if isinstance(row.value, RecordError):
+            raise DataError(row.place, row.value)
+        if columns is None and isinstance(row.value, Mapping):
+            columns = {str(name).lower(): str(name) for name in row.value}
+        found = [columns[name] for name in COLUMNS if columns and name in columns]
+        if not found:
+            break
+        try:
+            yield as_text(row.value[found[0]], found[0])
+        except (RecordError, KeyError) as error:
+            raise DataError(row.place, error) from None
+    else:
+        return
+    yield from (example.prompt for example in load_examples(source, split=split))
+
+
+class Leakage:
+    """Prompts that must not be trained on.
+
+    Args:
+        evaluation: the prompts that are to stay unseen; :func:`evaluation_prompts` reads a file.
+        threshold: near-duplicates from this Jaccard similarity of five-character runs on.
+
+    Example:
+        >>> check = Leakage(["How do I bake sourdough bread?"])
+        >>> check("how do i bake  sourdough bread?"), check("What is the sky?")
+        ('near-duplicate of an evaluation prompt', None)
+    """
+
+    def __init__(self, evaluation: Iterable[Text], threshold: float = NEAR) -> None:
+        self.index = NearIndex(threshold)
+        self.threshold = threshold
+        self.content = hashlib.blake2b(digest_size=8)
+        number = 0
+        for batch in batched(evaluation, 512):
+            texts = [flat(prompt) for prompt in batch]
+            for text, keys in zip(texts, band_keys(texts, threshold), strict=True):
+                self.index.add(number, text, keys)
+                self.content.update(digest(text))
+                number += 1
+        if not number:
+            raise UserError("no evaluation prompt to look for")
+
+    def __call__(self, prompt: Text) -> str | None:
+        """Why the prompt leaks, or None."""
+        text = flat(prompt)
+        found = self.index.matches(text, band_keys([text], self.threshold)[0])
+        return KINDS[0 if found[0].exact else 1] if found else None
+
+    def notes(self, job: Job) -> Notes:
+        """Why each example of the job leaks, or None."""
+        return job.map(
+            "looking for leaks",
+            lambda chunk: [self(example.prompt) for example in chunk.examples],
+            key=[self.threshold, self.content.hexdigest()],
+            size=1024,
+        )
+
+
+def flat(text: Text) -> str:
+    """What a judge or an embedding reads: text as it stands, one message's content, or a dialogue.
+
+    Example:
+        >>> flat((Message("user", "Sky?"),))
+        'Sky?'
+        >>> flat((Message("user", "Sky?"), Message("assistant", "Blue.")))
+        'user: Sky?\\nassistant: Blue.'
+    """
+    if isinstance(text, str):
+        return text
+    if len(text) == 1:
+        return text[0].content
+    return "\n".join(f"{message.role}: {message.content}" for message in text)
+
+
+def answer_like(words: str, answer: Text) -> Completion:
+    """A completion of ``words`` in the layout of ``answer``: messages, or text with the same white
+    space in front, so that the layout does not tell the two apart.
+
+    Example:
+        >>> answer_like("No.", " Blue.").content
+        ' No.'
+    """
+    if isinstance(answer, str):
+        return Completion(answer[: len(answer) - len(answer.lstrip())] + words)
+    return Completion((Message("assistant", words),))

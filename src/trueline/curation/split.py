@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trueline.curation.jobs.job import Curated, Job, Progress
-from trueline.curation.near import NearIndex, band_keys
-from trueline.curation.texts import flat
+from trueline.curation.near import NearIndex, band_keys, flat
 from trueline.data.load import Examples
 from trueline.data.mapped import position
 from trueline.data.readers import READERS

@@ -13,7 +13,7 @@ from trueline.diagnostics.separation import (
     separation_profile,
 )
 from trueline.diagnostics.separation.callback import SeparationCallback
-from trueline.diagnostics.separation.distances import bhattacharyya_distance, fisher_ratio
+from trueline.diagnostics.separation.fit import bhattacharyya_distance, fisher_ratio
 from trueline.diagnostics.separation.hidden import hidden_states
 from trueline.diagnostics.verdict import verdict, verdict_finding
 

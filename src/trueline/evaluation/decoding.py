@@ -2,11 +2,13 @@
 
 A plain batch runs as long as its longest answer. Here a row that has ended leaves at once, with its
 keys and values, and prompts that wait join as soon as a quarter of the places is free. Every row
-has positions and a mask of its own, so its tokens are those that it would get alone.
+has positions and a mask of its own, so its tokens are those that it would get alone:
+sampling depends on the prompt and the seed, as noise on the logits, row by row.
 """
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -150,3 +152,35 @@ def _wide(values: Tensor, width: int, dim: int) -> Tensor:
     shape = list(values.shape)
     shape[dim] = width - shape[dim]
     return torch.cat([values.new_zeros(shape), values], dim=dim) if shape[dim] else values
+
+
+class GumbelNoise:
+    """Gumbel noise on the logits: the argmax is then a draw from softmax(logits / temperature).
+
+    One stream of noise for each row, seeded by its tokens, on the CPU: the same on any device.
+
+    Args:
+        rows: all prompts' tokens.
+        temperature: above 0.
+        seed: another seed, other answers.
+    """
+
+    def __init__(self, rows: Sequence[Sequence[int]], temperature: float, seed: int) -> None:
+        self.rows, self.temperature, self.seed = rows, temperature, seed
+        self.streams: dict[int, torch.Generator] = {}
+
+    def _stream(self, row: int) -> torch.Generator:
+        if row not in self.streams:
+            facts = repr((self.seed, list(self.rows[row]))).encode()
+            digest = hashlib.blake2b(facts, digest_size=8).digest()
+            self.streams[row] = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+        return self.streams[row]
+
+    def __call__(self, rows: Sequence[int], scores: torch.Tensor) -> torch.Tensor:
+        """The scores of these rows' next tokens."""
+        width = scores.shape[-1]
+        self.streams = {row: self._stream(row) for row in rows}  # of those that are under way
+        draws = [torch.empty(width).exponential_(generator=self._stream(row)) for row in rows]
+        gumbel = -torch.stack(draws).log().to(scores.device)
+        logits = scores.to(torch.promote_types(torch.float32, scores.dtype))
+        return logits / self.temperature + gumbel

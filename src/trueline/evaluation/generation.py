@@ -17,8 +17,7 @@ import torch
 
 from trueline.diagnostics.separation.hidden import evaluating
 from trueline.errors import UserError
-from trueline.evaluation.decoding import can_leave, decode
-from trueline.evaluation.sampling import GumbelNoise
+from trueline.evaluation.decoding import GumbelNoise, can_leave, decode
 from trueline.prompts import Progress, Renderer, batches_by_length, pad
 from trueline.records import Text
 from trueline.results import Metric

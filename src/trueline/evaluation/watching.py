@@ -25,7 +25,7 @@ from trueline.evaluation.answers import (
     roomy,
     yardstick_of,
 )
-from trueline.evaluation.harness.broken import BROKEN, NO_LONGER
+from trueline.evaluation.harness.summarize import BROKEN, NO_LONGER
 from trueline.records import Text
 from trueline.results import Finding, Metric
 from trueline.runs.record import Key

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from trueline.errors import UserError
-from trueline.evaluation.harness.broken import NO_LONGER
+from trueline.evaluation.harness.summarize import NO_LONGER
 from trueline.report.blocks import Decision, Price
 from trueline.report.drawing.numbers import change, span, words
 from trueline.results import Metric

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trueline import plugins
-from trueline.evaluation.harness.broken import FIRST
+from trueline.evaluation.harness.summarize import FIRST
 from trueline.interrupts import Signals
 from trueline.processes import rank
 from trueline.runs import record, state

@@ -20,10 +20,9 @@ from trueline.evaluation.calibrate import (
 )
 from trueline.evaluation.fit import Fitted, fit_judge
 from trueline.evaluation.harness.again import judge_again
-from trueline.evaluation.harness.broken import FIRST
 from trueline.evaluation.harness.log import read_log
 from trueline.evaluation.harness.run import Evaluation
-from trueline.evaluation.harness.summarize import findings, write_samples
+from trueline.evaluation.harness.summarize import FIRST, findings, write_samples
 from trueline.evaluation.judges import JUDGES
 from trueline.files import write_json
 from trueline.results import Finding, frame, to_html

@@ -2,7 +2,8 @@
 
 No later layer reads its output, so behind its keys and values only rows that predict a scored token
 matter. Its row-wise modules (query and output projection, feed-forward) run on those rows and
-leave zeros elsewhere; nobody reads the zeros.
+leave zeros elsewhere; nobody reads the zeros. A module's forward method is replaced for a while,
+whoever else has replaced it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
-
-from trueline.scoring.patch import Patch
 
 ATTENTION_NAMES = ("self_attn", "attn", "attention")
 ROW_WISE = ("mlp", "feed_forward")
@@ -79,3 +78,32 @@ def _last_layer(body: nn.Module) -> nn.Module | None:
 
 def _children(layer: nn.Module | None) -> Iterator[tuple[str, nn.Module]]:
     return iter(()) if layer is None else layer.named_children()
+
+
+class Patch:
+    """Puts ``wrap(forward)`` in the place of a module's forward method, until :meth:`undo`.
+
+    A patch on a patched module takes the newer one's place for a while and does not nest in it:
+    two scorers on one model would otherwise restrict the same rows twice.
+
+    Args:
+        module: whose forward method is replaced.
+        wrap: from the module's own forward method to what takes its place.
+    """
+
+    def __init__(self, module: nn.Module, wrap: Callable[[Any], Callable[..., Any]]) -> None:
+        self.module = module
+        self._previous = module.__dict__.get("forward")
+        original = getattr(self._previous, "patched", None) or module.forward
+        mine: Any = wrap(original)
+        mine.patched = original
+        self._mine = module.forward = mine
+
+    def undo(self) -> None:
+        """Bring back what was there; nothing where another has since taken this one's place."""
+        if self.module.__dict__.get("forward") is not self._mine:
+            return
+        if self._previous is None:
+            del self.module.__dict__["forward"]
+        else:
+            self.module.forward = self._previous

@@ -16,8 +16,7 @@ from trueline.batching import Branch, PackedBatch, TokenTree, pack
 from trueline.prompts import pad
 from trueline.scoring.attention import ATTENTION
 from trueline.scoring.head import head_log_probs
-from trueline.scoring.last_layer import LastLayer
-from trueline.scoring.patch import Patch
+from trueline.scoring.last_layer import LastLayer, Patch
 
 log = logging.getLogger(__name__)
 

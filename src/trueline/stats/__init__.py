@@ -14,9 +14,9 @@ from trueline.stats.margins import (
     non_inferiority,
     tango_interval,
 )
-from trueline.stats.multiple import holm
 from trueline.stats.paired import (
     McNemar,
+    holm,
     mcnemar,
     paired_difference,
     score_test,

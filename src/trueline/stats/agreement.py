@@ -9,8 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from trueline.results import Metric
-from trueline.stats.outcomes import scored_both
-from trueline.stats.proportions import rate
+from trueline.stats.proportions import rate, scored_both
 from trueline.stats.resampling import check_level
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]

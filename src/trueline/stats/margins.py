@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from trueline.errors import UserError
 from trueline.stats.clusters import inflation
-from trueline.stats.outcomes import scored_both
+from trueline.stats.proportions import scored_both
 from trueline.stats.resampling import Interval, check_level
 
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 
+import numpy as np
+
 from trueline.errors import UserError
 from trueline.results import Metric
 from trueline.stats.clusters import Clusters, inflation
-from trueline.stats.outcomes import scored
 from trueline.stats.resampling import Interval, check_level, finite
 
 
@@ -217,3 +218,43 @@ def mean_metric(
 
     half = float(t.ppf(0.5 + level / 2, count - 1) * numbers.std(ddof=1) / math.sqrt(count))
     return Metric(name, mean, mean - half, mean + half, count, level, unit)
+
+
+def scored(outcomes: Sequence[bool | None]) -> list[bool]:
+    """The outcomes that were scored, as bools.
+
+    Raises:
+        UserError: an outcome is no truth value.
+
+    Example:
+        >>> scored([True, None, 0])
+        [True, False]
+    """
+    kept = [outcome for outcome in outcomes if outcome is not None]
+    for outcome in kept:
+        if not isinstance(outcome, bool | np.bool_ | int) or outcome not in (0, 1):
+            raise UserError(f"an outcome must be true, false or None (unscored), got {outcome!r}")
+    return [bool(outcome) for outcome in kept]
+
+
+def scored_both(
+    before: Sequence[bool | None], after: Sequence[bool | None]
+) -> list[tuple[int, bool, bool]]:
+    """(place, before, after) of the items that both models were scored on.
+
+    Raises:
+        UserError: the lists differ in length, or an outcome is no truth value.
+
+    Example:
+        >>> scored_both([True, None, True], [False, True, True])
+        [(0, True, False), (2, True, True)]
+    """
+    if len(before) != len(after):
+        raise UserError(
+            f"paired outcomes must be of the same items, got {len(before)} before and "
+            f"{len(after)} after"
+        )
+    both = zip(before, after, strict=True)
+    places = [i for i, (b, a) in enumerate(both) if b is not None and a is not None]
+    first, second = scored([before[i] for i in places]), scored([after[i] for i in places])
+    return list(zip(places, first, second, strict=True))

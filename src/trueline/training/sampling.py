@@ -15,7 +15,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from trueline.batching import TokenTree, Trees
-from trueline.batching.mismatch import mismatch
+from trueline.batching.trees import mismatch
 from trueline.errors import UserError
 
 Column: TypeAlias = np.ndarray[Any, Any]

@@ -4,7 +4,7 @@ A verb *maps* what costs something (a judge, an embedding, a model) over chunks 
 then *writes* what the collected notes decide. Each finished chunk is a small file in a work folder
 beside the output, named by the content of its examples; an interrupted run finds it again and goes
 on. Rank r of w works on chunks r, r + w, ...; rank 0 alone writes, in the order of the input.
-Over several machines see :mod:`trueline.curation.jobs.shard`.
+Over several machines see :mod:`trueline.curation.jobs.chunks`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from trueline.curation.jobs.chunks import Chunk, Note, Notes, sha256
+from trueline.curation.jobs.chunks import (
+    Chunk,
+    Note,
+    Notes,
+    after_stage,
+    before_writing,
+    present,
+    sha256,
+)
 from trueline.curation.jobs.disk import batched
-from trueline.curation.jobs.shard import after_stage, before_writing, present
 from trueline.data.convert import check_output, write_examples
 from trueline.data.load import Examples, LoadReport
 from trueline.data.readers import DataError

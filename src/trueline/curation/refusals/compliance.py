@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from trueline.curation.jobs.job import Curated, Job, Progress
-from trueline.curation.leakage import Leakage
+from trueline.curation.near import Leakage
 from trueline.curation.refusals.rows import (
     Plan,
     Planned,

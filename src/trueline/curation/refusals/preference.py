@@ -14,11 +14,10 @@ from pathlib import Path
 
 from trueline.curation.jobs.chunks import Chunk, Note
 from trueline.curation.jobs.job import Curated, Job, Progress
-from trueline.curation.leakage import Leakage
+from trueline.curation.near import Leakage, flat
 from trueline.curation.refusals.rows import Plan, Planned, Refusals, Row, build, written_refusals
 from trueline.curation.refusals.writers import ResponseLabeler, Writer, answer_of
 from trueline.curation.safety import Labels, no_label
-from trueline.curation.texts import flat
 from trueline.data.load import Examples
 from trueline.errors import UserError
 from trueline.records import Completion, Example, Message, Safety, is_blank

@@ -10,12 +10,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from trueline.curation.jobs.chunks import Chunk, Note, Notes
 from trueline.curation.jobs.job import Curated, Job
-from trueline.curation.leakage import KINDS, Leakage
-from trueline.curation.refusals.bank import MAX_SHARE, Dealer
-from trueline.curation.refusals.topics import topic_refusals
+from trueline.curation.near import KINDS, Leakage, answer_like, flat
+from trueline.curation.refusals.bank import MAX_SHARE, Dealer, topic_refusals
 from trueline.curation.refusals.writers import ResponseLabeler, Writer
 from trueline.curation.safety import Flagged
-from trueline.curation.texts import answer_like, flat
 from trueline.errors import UserError
 from trueline.records import Completion, Example, Safety
 from trueline.results import Finding, Metric

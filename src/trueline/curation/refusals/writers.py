@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from trueline.curation.jobs.disk import DiskTable, batched, digest
-from trueline.curation.texts import flat
+from trueline.curation.near import flat
 from trueline.evaluation.backends import Backend, Decoding, Request
 from trueline.evaluation.judges.asking import delimited
 from trueline.records import Example, Message, Text

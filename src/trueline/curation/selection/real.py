@@ -17,7 +17,7 @@ from pathlib import Path
 
 from trueline.curation.jobs.chunks import Chunk, Note, Notes, beside
 from trueline.curation.jobs.job import Curated, Job, Progress
-from trueline.curation.labels import (
+from trueline.curation.safety import (
     ErrorCount,
     ResponseScorer,
     SecondLabels,
@@ -35,10 +35,9 @@ from trueline.curation.selection.candidates import (
     candidate_notes,
     groups_of,
 )
-from trueline.curation.selection.embed import Precomputed, Vectors
+from trueline.curation.selection.embed import Cached, Precomputed, Vectors
 from trueline.curation.selection.profile import Profile
 from trueline.curation.selection.similarity import STRATEGIES
-from trueline.curation.selection.vectors import Cached
 from trueline.data.load import Examples
 from trueline.errors import UserError
 from trueline.files import checksum

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from trueline.diagnostics.entanglement.ghost import GradientProducts
-from trueline.diagnostics.entanglement.heatmap import token_heat_map
-from trueline.diagnostics.entanglement.measure import measure
+from trueline.diagnostics.entanglement.measure import measure, token_heat_map
 from trueline.diagnostics.entanglement.pairs import pulls, statistics_of
 from trueline.diagnostics.entanglement.scores import Reference, draw_pairs, pair_log_probs
 from trueline.diagnostics.entanglement.update import OptimizerUpdate, sgd_update

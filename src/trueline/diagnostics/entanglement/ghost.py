@@ -2,8 +2,8 @@
 
 One forward and one backward pass give, for each module that holds trained parameters, its inputs
 and the gradients of its outputs, token by token. From these
-:mod:`trueline.diagnostics.entanglement.outer` makes inner products. Completions stand in separate
-segments, so a token's gradient belongs to one.
+:mod:`trueline.diagnostics.entanglement.ghost_rules` makes inner products. Completions stand in
+separate segments, so a token's gradient belongs to one.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trueline.batching import Encoder, TokenTree, view
-from trueline.batching.mismatch import mismatch
+from trueline.batching.trees import mismatch
 from trueline.errors import UserError
 from trueline.logprobs import CompletionLogProbs, PairedLogProbs
 from trueline.objectives.base import Objective

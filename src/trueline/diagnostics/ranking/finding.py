@@ -15,25 +15,25 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from trueline.diagnostics.ranking.lists import rankings, rater_shares, ties
 from trueline.diagnostics.ranking.measure import (
     Pairs,
     accuracies,
+    advice,
     changes,
     difficulties,
     flips,
     histogram,
     ideals,
     lengths,
+    summary,
 )
-from trueline.diagnostics.ranking.reach import reach_of
+from trueline.diagnostics.ranking.reach import rankings, rater_shares, reach_of, ties
 from trueline.diagnostics.ranking.scores import (
     PairIndex,
     Scores,
     score_completions,
 )
 from trueline.diagnostics.ranking.theory import BETAS, difficulty
-from trueline.diagnostics.ranking.words import advice, summary
 from trueline.errors import UserError
 from trueline.logprobs import PairedLogProbs
 from trueline.prompts import Progress

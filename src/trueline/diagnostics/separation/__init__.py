@@ -1,7 +1,6 @@
 """How far apart a model holds harmful and safe prompts."""
 
 from trueline.diagnostics.separation.callback import SeparationCallback
-from trueline.diagnostics.separation.distances import bhattacharyya_distance, fisher_ratio
 from trueline.diagnostics.separation.finding import (
     separation,
     separation_change,
@@ -10,6 +9,7 @@ from trueline.diagnostics.separation.finding import (
     separation_profile,
     short_texts,
 )
+from trueline.diagnostics.separation.fit import bhattacharyya_distance, fisher_ratio
 from trueline.diagnostics.separation.hidden import hidden_states
 
 __all__ = [

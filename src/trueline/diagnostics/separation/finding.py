@@ -16,8 +16,15 @@ from torch import Tensor
 
 from trueline.diagnostics.separation.fit import Flags, Preset, Protocol, check_preset, labels_of
 from trueline.diagnostics.separation.hidden import Position, hidden_states, layer_states
-from trueline.diagnostics.separation.measure import Placement, change_metrics, metrics, one_metric
-from trueline.diagnostics.separation.words import change_verdict, profile_verdict, verdict
+from trueline.diagnostics.separation.measure import (
+    Placement,
+    change_metrics,
+    change_verdict,
+    metrics,
+    one_metric,
+    profile_verdict,
+    verdict,
+)
 from trueline.errors import UserError
 from trueline.prompts import Progress
 from trueline.records import Text

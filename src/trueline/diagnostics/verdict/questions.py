@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from trueline.diagnostics.ranking.words import points
-from trueline.diagnostics.separation.words import in_words
+from trueline.diagnostics.ranking.measure import points
+from trueline.diagnostics.separation.measure import in_words
 from trueline.results import Metric
 from trueline.stats.resampling import rate_difference
 

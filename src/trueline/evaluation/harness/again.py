@@ -11,13 +11,13 @@ from trueline.errors import UserError
 from trueline.evaluation.attacks.base import Attempt
 from trueline.evaluation.benchmarks.base import Item
 from trueline.evaluation.generation import Generation
-from trueline.evaluation.harness.cases import Case, Watch
 from trueline.evaluation.harness.judging import judge_answers
 from trueline.evaluation.harness.log import Judgement, read_judgements, read_log
 from trueline.evaluation.harness.run import Evaluation, append_rows, rows_of
+from trueline.evaluation.harness.setup import Case, Watch
 from trueline.evaluation.harness.store import Store
 from trueline.evaluation.judges.base import Judge
-from trueline.evaluation.judges.kldo import TwoStageJudge
+from trueline.evaluation.judges.ensemble import TwoStageJudge
 from trueline.evaluation.labels import FAILED
 from trueline.files import write_json
 from trueline.runs.record import JUDGEMENTS, SETTINGS

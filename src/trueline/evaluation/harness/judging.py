@@ -8,12 +8,11 @@ from typing import Any, TypeAlias
 
 from trueline.evaluation.backends.base import Decoding, ask
 from trueline.evaluation.generation import Generation
-from trueline.evaluation.harness.cases import Case, Watch
-from trueline.evaluation.harness.setup import Setup
+from trueline.evaluation.harness.setup import Case, Setup, Watch
 from trueline.evaluation.harness.store import Store, complete, digest
 from trueline.evaluation.judges.asking import AskingJudge
 from trueline.evaluation.judges.base import Judge, Verdict, checked, not_asked
-from trueline.evaluation.judges.kldo import TwoStageJudge
+from trueline.evaluation.judges.ensemble import TwoStageJudge
 from trueline.interrupts import piece_done
 
 CHUNK = 64

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from trueline.errors import UserError
-from trueline.evaluation.harness.cases import Watch, prepare
 from trueline.evaluation.harness.judging import Judged, judge_cases
 from trueline.evaluation.harness.log import Judgement, read_judgements
-from trueline.evaluation.harness.setup import Setup, claim_folder
+from trueline.evaluation.harness.setup import Setup, Watch, claim_folder, prepare
 from trueline.evaluation.harness.store import Store
 from trueline.evaluation.judges.base import Judge
 from trueline.evaluation.sorting import sort_answer

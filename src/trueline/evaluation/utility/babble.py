@@ -12,7 +12,7 @@ from trueline.evaluation.answers import kind_of, nll_of
 from trueline.evaluation.backends.base import Request
 from trueline.evaluation.backends.local import TransformersBackend, load_local
 from trueline.evaluation.benchmarks.base import read_rows
-from trueline.evaluation.harness.broken import BROKEN, NO_LONGER
+from trueline.evaluation.harness.summarize import BROKEN, NO_LONGER
 from trueline.evaluation.labels import NO_ANSWER
 from trueline.evaluation.sorting import echo, repetition, unseen, words
 from trueline.evaluation.utility.base import Measurement, UtilityContext, utility

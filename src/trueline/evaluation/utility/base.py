@@ -11,8 +11,7 @@ from typing import Any, TypeAlias
 from trueline.errors import UserError
 from trueline.evaluation.backends.base import Backend, Decoding, Request, ask
 from trueline.evaluation.generation import Generation
-from trueline.evaluation.harness.cases import Watch
-from trueline.evaluation.harness.setup import Setup
+from trueline.evaluation.harness.setup import Setup, Watch
 from trueline.evaluation.harness.store import Store
 from trueline.evaluation.plugins import Plugin, register
 from trueline.processes import rank

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from trueline.errors import UserError
-from trueline.evaluation.harness.broken import FIRST
+from trueline.evaluation.harness.summarize import FIRST
 from trueline.report.blocks import Block, Cell, Section, Shown, Table, Text, Verdicts
 from trueline.report.drawing.numbers import words
 from trueline.report.findings import draw, scatter_panel

@@ -25,10 +25,9 @@ from trueline.curation import (
     Size,
     keyword_scores,
 )
-from trueline.curation.labels import ResponseScorer
-from trueline.curation.leakage import NEAR, evaluation_prompts
+from trueline.curation.near import NEAR, evaluation_prompts
 from trueline.curation.refusals.writers import DECLINE, REWRITE, ResponseLabeler, Writer
-from trueline.curation.safety import THRESHOLD
+from trueline.curation.safety import THRESHOLD, ResponseScorer
 from trueline.curation.selection.embed import Vectors
 from trueline.data import Examples, load_examples
 from trueline.errors import UserError

@@ -9,8 +9,8 @@ from typing import Any
 
 import trueline.runs.curate.steps  # noqa: F401  (registers the house's own)
 from trueline.curation import Curated
+from trueline.curation.jobs.chunks import Shard, ShareDone, working_on
 from trueline.curation.jobs.job import Progress, alone
-from trueline.curation.jobs.shard import Shard, ShareDone, working_on
 from trueline.curation.jobs.step import CURATIONS, Curation, Work
 from trueline.errors import UserError
 from trueline.interrupts import Signals
