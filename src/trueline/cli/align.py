@@ -9,21 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from trueline.cli.common import Json, console, print_json
+from trueline.cli.common import CONTEXT, Config, Json, Resume, console, print_json
 from trueline.errors import UserError
 from trueline.trl import SCRIPTS
-
-CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def align(
     context: typer.Context,
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="A flat YAML file of options.")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last whole checkpoint of output_dir.")
-    ] = False,
+    config: Config = None,
+    resume: Resume = False,
     json: Json = False,
 ) -> None:
     """Train a model with any objective.
@@ -51,9 +45,7 @@ def _script(script: str) -> Callable[..., None]:
         config: Annotated[
             Path | None, typer.Option("--config", "-c", help="TRL's YAML file; or its name alone.")
         ] = None,
-        resume: Annotated[
-            bool, typer.Option("--resume", help="Go on from the last whole checkpoint.")
-        ] = False,
+        resume: Resume = False,
         json: Json = False,
     ) -> None:
         from trueline.config import parse_overrides

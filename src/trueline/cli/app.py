@@ -31,7 +31,7 @@ from trueline.cli import (
     reproduce,
     runs,
 )
-from trueline.cli.common import Telling
+from trueline.cli.common import CONTEXT, Telling
 from trueline.errors import Unfinished, UserError, cause, printable
 
 app = typer.Typer(
@@ -42,7 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(demo.demo)
-app.command(cls=Telling, context_settings=align.CONTEXT)(align.align)
+app.command(cls=Telling, context_settings=CONTEXT)(align.align)
 align.add_scripts(app)
 app.command()(objectives.objectives)
 app.add_typer(data.app, name="data")

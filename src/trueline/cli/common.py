@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
     from trueline.results import Finding
 
 __all__ = [
+    "CONTEXT",
     "READING",
+    "Config",
     "Form",
     "Json",
     "Limit",
     "Name",
+    "Resume",
     "SkipBad",
     "Split",
     "console",
@@ -32,7 +36,15 @@ __all__ = [
 ]
 __all__ += ["print_json"]
 
+CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Of commands whose options are the keys of a configuration, which reads them itself."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="A flat YAML file of options.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the last whole checkpoint of output_dir.")
+]
 
 Split = Annotated[str, typer.Option(help="Split of a hub data set or of a directory.")]
 Name = Annotated[str | None, typer.Option(help="Configuration of a hub data set.")]

@@ -7,14 +7,12 @@ from typing import Annotated
 
 import typer
 
-from trueline.cli.common import Json, console, out, print_json
+from trueline.cli.common import CONTEXT, Config, Json, Resume, console, out, print_json
 
 SCORER_HELP = (
     "pickscore, clip=ID, hpsv2=ID, imagereward=FILE, aesthetics=FILE, or "
     "my_package.module:function; may be repeated."
 )
-
-CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 app = typer.Typer(no_args_is_help=True, help="Align text-to-image diffusion models, and compare.")
 
@@ -27,12 +25,8 @@ def root() -> None:
 @app.command(context_settings=CONTEXT)
 def align(
     context: typer.Context,
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="A flat YAML file of options.")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint of output_dir.")
-    ] = False,
+    config: Config = None,
+    resume: Resume = False,
     json: Json = False,
 ) -> None:
     """Align a text-to-image model with DSPO, Diffusion-DPO, or any of their peers.

@@ -24,7 +24,7 @@ from trueline.config import ModelArguments
 from trueline.data import load_examples
 from trueline.data.mapped import as_chat as chat
 from trueline.errors import UserError
-from trueline.models import load_model, load_tokenizer
+from trueline.models import check_vocabulary, load_model, load_tokenizer
 from trueline.options import arguments, opening
 from trueline.prompts import Progress
 from trueline.records import Example
@@ -57,17 +57,20 @@ class Loader:
     quiet: bool = False
     revisions: Mapping[str, str] = field(default_factory=dict)
 
-    def model(self, name: str) -> Any:
-        """A model on its device, ready to be measured."""
+    def model(self, name: str, tokenizer: Any = None) -> Any:
+        """A model on its device, ready to be measured; with a tokenizer, one that reads its ids."""
         import transformers
 
         transformers.utils.logging.disable_progress_bar()
         model = load_model(self._arguments(name))
         try:
-            return model.to(self.device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+            model = model.to(self.device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
         except (RuntimeError, AssertionError) as error:
             first = str(error).split("\n", 1)[0]
             raise UserError(f"cannot use device {self.device!r}: {first}") from None
+        if tokenizer is not None:
+            check_vocabulary(model, tokenizer, name)
+        return model
 
     def tokenizer(self, name: str) -> Any:
         """The model's tokenizer."""

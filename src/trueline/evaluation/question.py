@@ -9,7 +9,6 @@ from trueline.diagnostics.question import Asked, question
 from trueline.errors import UserError
 from trueline.evaluation.answers import Reading, Yardstick, read_answers, roomy, yardstick_of
 from trueline.evaluation.labels import NO_ANSWER
-from trueline.models import check_vocabulary
 from trueline.results import Finding, Metric
 from trueline.runs.record import Key
 from trueline.stats import mean_metric, rate
@@ -41,8 +40,7 @@ def answers(
         kinds = yardstick_of(lambda: nullcontext(model), tokenizer, prompts, tokens=tokens).kinds
         none = rate("answers/none", [kind in NO_ANSWER for kind in kinds])
         return Finding(Key.ANSWERS, f"Of {len(kinds)} answers, {none} are none.", [none])
-    start = asked.loader.model(asked.reference)
-    check_vocabulary(start, tokenizer, asked.reference)
+    start = asked.loader.model(asked.reference, tokenizer)
 
     def reference() -> nullcontext[object]:
         return nullcontext(start)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from trueline.diagnostics.question import (
     Asked,
-    Loader,
     TrainedWith,
     note_plain_text,
     question,
@@ -17,7 +15,6 @@ from trueline.diagnostics.question import (
 from trueline.diagnostics.ranking.data import check_output
 from trueline.diagnostics.ranking.data import write_difficulty as write
 from trueline.diagnostics.ranking.finding import (
-    Difficulties,
     Scores,
     difficulties_of,
     ranking_of_scores,
@@ -25,8 +22,6 @@ from trueline.diagnostics.ranking.finding import (
 )
 from trueline.diagnostics.ranking.scores import PairIndex
 from trueline.errors import UserError
-from trueline.models import check_vocabulary
-from trueline.records import Example
 from trueline.results import Finding
 from trueline.runs.record import Key
 from trueline.terminal import console
@@ -58,19 +53,36 @@ def ranking(
         check_output(write_difficulty, overwrite=overwrite)
     elif overwrite:
         raise UserError("--overwrite has no effect without --write-difficulty")
-    finding, difficulties = measure(
-        asked.loader,
-        asked.model,
-        asked.reference,
-        asked.examples,
-        max_length=max_length,
-        max_tokens=max_tokens,
-        objective=trained.objective,
-        options=trained.options(asked),
-        alpha=_alpha(raters),
-        loss=loss,
-    )
+    tokenizer = asked.loader.tokenizer(asked.model)
+    note_plain_text(tokenizer, asked.examples[0])
+    PairIndex.of(asked.examples)  # refuses data without pairs before a model is loaded
+    dtypes = set()
+
+    def score(name: str, title: str, *, as_reference: bool) -> Scores:
+        loaded = asked.loader.model(name, tokenizer)
+        dtypes.add(str(loaded.dtype).removeprefix("torch."))
+        with asked.loader.bar(title) as report:
+            return score_completions(
+                loaded, tokenizer, asked.examples, as_reference=as_reference,
+                max_length=max_length, max_tokens=max_tokens, progress=report,
+            )  # fmt: skip
+
+    policy = score(asked.model, "log-probs", as_reference=False)
+    start = None
+    if asked.reference is not None:
+        start = score(asked.reference, "reference log-probs", as_reference=True)
+    if len(dtypes) > 1:
+        console.print(
+            f"note: policy and reference are kept as {' and '.join(sorted(dtypes))}, and their "
+            "log-ratios hold the difference in rounding; --dtype loads both alike",
+            style="yellow",
+        )
+    finding = ranking_of_scores(
+        asked.examples, policy, start, objective=trained.objective,
+        options=trained.options(asked), alpha=_alpha(raters), loss=loss,
+    )  # fmt: skip
     if write_difficulty is not None:
+        difficulties = difficulties_of(asked.examples, start or policy)
         how = {k: v for k, v in asked.reading.items() if k not in ("limit", "as_chat")}
         written = write(asked.source, difficulties, write_difficulty, overwrite=overwrite, **how)
         asked.told["written"] = {
@@ -93,49 +105,3 @@ def _alpha(raters: str) -> float | str:
         return 1.0 if raters == "unanimous" else float(raters)
     except ValueError:
         raise UserError(f"--raters must be a share in [0, 1] or 'scores', got {raters!r}") from None
-
-
-def measure(
-    loader: Loader,
-    model: str,
-    reference: str | None,
-    examples: Sequence[Example],
-    *,
-    max_length: int | None,
-    max_tokens: int = 8192,
-    **options: Any,
-) -> tuple[Finding, Difficulties]:
-    """Ranking and difficulties; one model at a time is in memory."""
-    tokenizer = loader.tokenizer(model)
-    note_plain_text(tokenizer, examples[0])
-    PairIndex.of(examples)  # refuses data without pairs before a model is loaded
-
-    dtypes = set()
-
-    def score(name: str, title: str, *, as_reference: bool) -> Scores:
-        loaded = loader.model(name)
-        check_vocabulary(loaded, tokenizer, name)
-        dtypes.add(str(loaded.dtype).removeprefix("torch."))
-        with loader.bar(title) as report:
-            return score_completions(
-                loaded,
-                tokenizer,
-                examples,
-                as_reference=as_reference,
-                max_length=max_length,
-                max_tokens=max_tokens,
-                progress=report,
-            )
-
-    policy = score(model, "log-probs", as_reference=False)
-    start = None
-    if reference is not None:
-        start = score(reference, "reference log-probs", as_reference=True)
-    if len(dtypes) > 1:
-        console.print(
-            f"note: policy and reference are kept as {' and '.join(sorted(dtypes))}, and their "
-            "log-ratios hold the difference in rounding; --dtype loads both alike",
-            style="yellow",
-        )
-    finding = ranking_of_scores(examples, policy, start, **options)
-    return finding, difficulties_of(examples, start or policy)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Annotated, Any
 
-from trueline.diagnostics.question import Asked, Loader, question
+from trueline.diagnostics.question import Asked, question
 from trueline.diagnostics.separation.data import LabeledPrompts
 from trueline.diagnostics.separation.finding import (
     separation_change_of,
@@ -15,7 +17,6 @@ from trueline.diagnostics.separation.finding import (
 from trueline.diagnostics.separation.fit import check_preset
 from trueline.diagnostics.separation.hidden import hidden_states
 from trueline.errors import UserError
-from trueline.models import check_vocabulary
 from trueline.results import Finding
 from trueline.runs.record import Key
 from trueline.terminal import console
@@ -42,105 +43,52 @@ def separation(
 
     The data needs the columns prompt and safety ('harmful' or 0, 'safe' or 1).
     """
-    return measure(
-        asked.loader,
-        asked.model,
-        asked.reference,
-        asked.prompts,
-        layer=layer,
-        position=position,
-        batch_size=batch_size,
-        preset=preset,
-        shrinkage=shrinkage,
-        n_bootstrap=n_bootstrap,
-        seed=asked.seed,
-    )
-
-
-def measure(
-    loader: Loader,
-    model: str,
-    reference: str | None,
-    prompts: LabeledPrompts,
-    *,
-    layer: str = "-1",
-    position: Any = "last_prompt_token",
-    batch_size: int = 32,
-    **protocol: Any,
-) -> list[Finding]:
-    """The separation of one model; with a reference also its, and the change between the two.
-
-    Each model is loaded alone, and only its vectors stay.
-    """
+    loader, prompts = asked.loader, asked.prompts
     _tell(prompts)
-    tokenizer = loader.tokenizer(model)
+    tokenizer = loader.tokenizer(asked.model)
+    how: dict[str, Any] = {"position": position, "batch_size": batch_size}
+    protocol: dict[str, Any] = {
+        "preset": preset, "shrinkage": shrinkage, "n_bootstrap": n_bootstrap, "seed": asked.seed
+    }  # fmt: skip
     if layer == "all":
-        return _profiles(loader, model, reference, tokenizer, prompts, position=position,
-                         batch_size=batch_size, **protocol)  # fmt: skip
+        if protocol.pop("preset") is not None:
+            raise UserError(f"--preset {preset} is of the last layer; leave it or --layer all out")
+        return list(_profiles(asked, tokenizer, **how, **protocol))
     try:
         number = int(layer)
     except ValueError:
         raise UserError(f"--layer must be a whole number or 'all', got {layer!r}") from None
-    check_preset(protocol.get("preset"), number, position)
+    check_preset(protocol["preset"], number, how["position"])
 
     def states(name: str, title: str) -> Any:
-        loaded = loader.model(name)
-        check_vocabulary(loaded, tokenizer, name)
+        """Each model is loaded alone, and only its vectors stay."""
+        loaded = loader.model(name, tokenizer)
         with loader.bar(title) as report:
             return hidden_states(
-                loaded,
-                tokenizer,
-                prompts.prompts,
-                layer=number,
-                position=position,
-                batch_size=batch_size,
-                progress=report,
+                loaded, tokenizer, prompts.prompts, layer=number, progress=report, **how
             ).numpy()
 
-    texts = short_texts(prompts.prompts)
-    after = states(model, "hidden states")
-    now = separation_of(after, prompts.harmful, texts=texts, **protocol)
-    if reference is None:
+    of = partial(separation_of, texts=short_texts(prompts.prompts), **protocol)
+    after = states(asked.model, "hidden states")
+    now = of(after, prompts.harmful)
+    if asked.reference is None:
         return [now]
-    before = states(reference, "reference hidden states")
-    start = separation_of(
-        before, prompts.harmful, texts=texts, name=Key.SEPARATION_BEFORE, **protocol
-    )
-    return [start, now, separation_change_of(before, after, prompts.harmful, **protocol)]
+    before = states(asked.reference, "reference hidden states")
+    change = separation_change_of(before, after, prompts.harmful, **protocol)
+    return [of(before, prompts.harmful, name=Key.SEPARATION_BEFORE), now, change]
 
 
-def _profiles(
-    loader: Loader,
-    model: str,
-    reference: str | None,
-    tokenizer: Any,
-    prompts: LabeledPrompts,
-    *,
-    preset: str | None = None,
-    **how: Any,
-) -> list[Finding]:
-    """The profile of the model and, where there is one, of the reference."""
-    if preset is not None:
-        raise UserError(f"--preset {preset} is of the last layer; leave it or --layer all out")
-    findings = []
-    for name, title in ((reference, Key.PROFILE_BEFORE), (model, Key.PROFILE)):
-        if name is None:
-            continue
-        loaded = loader.model(name)
-        check_vocabulary(loaded, tokenizer, name)
-        with loader.bar(title) as report:
-            findings.append(
-                separation_profile(
-                    loaded,
-                    tokenizer,
-                    prompts.prompts,
-                    prompts.harmful,
-                    name=title,
-                    progress=report,
-                    **how,
-                )
-            )
-    return findings
+def _profiles(asked: Asked, tokenizer: Any, **how: Any) -> Iterator[Finding]:
+    """The profile of the reference, where there is one, and of the model."""
+    prompts = asked.prompts
+    for name, title in ((asked.reference, Key.PROFILE_BEFORE), (asked.model, Key.PROFILE)):
+        if name is not None:
+            loaded = asked.loader.model(name, tokenizer)
+            with asked.loader.bar(title) as report:
+                yield separation_profile(
+                    loaded, tokenizer, prompts.prompts, prompts.harmful,
+                    name=title, progress=report, **how,
+                )  # fmt: skip
 
 
 def _tell(prompts: LabeledPrompts) -> None:
