@@ -6,39 +6,24 @@ from the prompt's end. What may attend to what is a :class:`Layout`; :mod:`truel
 turns it into attention.
 """
 
-from trueline.batching.arrow import Shard, Trees
+from trueline.batching.arrow import Trees
 from trueline.batching.encode import Encoder
 from trueline.batching.once import Recipe, encoded
-from trueline.batching.pack import Layout, PackedBatch, Part, Segment, causal_mask, onto, pack
-from trueline.batching.told import Told
-from trueline.batching.trees import (
-    Branch,
-    Ids,
-    Mask,
-    TokenTree,
-    View,
-    completion_key,
-    view,
-    within_budget,
-)
+from trueline.batching.pack import Layout, PackedBatch, Segment, causal_mask, onto, pack
+from trueline.batching.trees import Branch, Mask, TokenTree, View, view, within_budget
 
 __all__ = [
     "Branch",
     "Encoder",
-    "Ids",
     "Layout",
     "Mask",
     "PackedBatch",
-    "Part",
     "Recipe",
     "Segment",
-    "Shard",
     "TokenTree",
-    "Told",
     "Trees",
     "View",
     "causal_mask",
-    "completion_key",
     "encoded",
     "onto",
     "pack",

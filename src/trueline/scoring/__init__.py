@@ -8,15 +8,7 @@ plain path, saying so, where they do not.
 """
 
 from trueline.scoring.head import head_log_probs
-from trueline.scoring.scorer import (
-    Scorer,
-    Shortcuts,
-    evaluating,
-    packed_log_probs,
-    plain_log_probs,
-    scoring,
-    verify,
-)
+from trueline.scoring.scorer import Scorer, Shortcuts, evaluating, plain_log_probs, scoring
 from trueline.scoring.trees import TOKEN_BUDGET, score_trees
 
 __all__ = [
@@ -25,9 +17,7 @@ __all__ = [
     "Shortcuts",
     "evaluating",
     "head_log_probs",
-    "packed_log_probs",
     "plain_log_probs",
     "score_trees",
     "scoring",
-    "verify",
 ]

@@ -14,14 +14,7 @@ from trueline.stats.margins import (
     non_inferiority,
     tango_interval,
 )
-from trueline.stats.paired import (
-    McNemar,
-    holm,
-    mcnemar,
-    paired_difference,
-    score_test,
-    swap_test,
-)
+from trueline.stats.paired import holm, mcnemar, paired_difference, score_test, swap_test
 from trueline.stats.power import needed_n, paired_power, unpaired_power
 from trueline.stats.proportions import (
     clustered_mean,
@@ -31,14 +24,12 @@ from trueline.stats.proportions import (
     rate,
     wilson,
 )
-from trueline.stats.resampling import Interval, bootstrap_interval
+from trueline.stats.resampling import bootstrap_interval
 
 __all__ = [
     "Agreement",
     "Calibration",
     "Clusters",
-    "Interval",
-    "McNemar",
     "NonInferiority",
     "agreement",
     "bootstrap_interval",

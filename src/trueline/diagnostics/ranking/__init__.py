@@ -1,7 +1,6 @@
 """How well a model ranks chosen above rejected, how well it could, and how hard it is."""
 
 from trueline.diagnostics.ranking.finding import (
-    Difficulties,
     Scores,
     difficulties_of,
     difficulty,
@@ -13,7 +12,6 @@ from trueline.diagnostics.ranking.finding import (
 )
 
 __all__ = [
-    "Difficulties",
     "Scores",
     "difficulties_of",
     "difficulty",

@@ -1,6 +1,7 @@
 """Attacks on a model that the user loads: each one function, composable with ``+``."""
 
-from trueline.evaluation.attacks import gcg, simple
+import trueline.evaluation.attacks.gcg
+import trueline.evaluation.attacks.simple  # noqa: F401
 from trueline.evaluation.attacks.base import (
     ATTACKS,
     Attack,
@@ -11,14 +12,4 @@ from trueline.evaluation.attacks.base import (
     open_attack,
 )
 
-__all__ = [
-    "ATTACKS",
-    "Attack",
-    "Attempt",
-    "Context",
-    "Step",
-    "attack",
-    "gcg",
-    "open_attack",
-    "simple",
-]
+__all__ = ["ATTACKS", "Attack", "Attempt", "Context", "Step", "attack", "open_attack"]

@@ -1,15 +1,7 @@
 """Benchmarks: loaders that check what they read. None is bundled."""
 
-from trueline.evaluation.benchmarks import attack_sets, refusal_sets, tables
+import trueline.evaluation.benchmarks.sets
+import trueline.evaluation.benchmarks.tables  # noqa: F401
 from trueline.evaluation.benchmarks.base import BENCHMARKS, Benchmark, Item, benchmark, limited
 
-__all__ = [
-    "BENCHMARKS",
-    "Benchmark",
-    "Item",
-    "attack_sets",
-    "benchmark",
-    "limited",
-    "refusal_sets",
-    "tables",
-]
+__all__ = ["BENCHMARKS", "Benchmark", "Item", "benchmark", "limited"]

@@ -7,8 +7,8 @@ from typing import Any
 
 from trueline.evaluation.comparison.runs import JudgedRun
 from trueline.evaluation.comparison.values import JudgesCompared, Settings
-from trueline.evaluation.harness.broken import kinds_of, unread
 from trueline.evaluation.harness.log import Judgement, Key
+from trueline.evaluation.harness.summarize import kinds_of, unread
 from trueline.results import Finding, Metric
 from trueline.stats import agreement, rate
 
