@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trueline.errors import UserError
 from trueline.evaluation.decoding import GumbelNoise, can_leave
-from trueline.evaluation.generation import Generation, generate, truncated_rate
+from trueline.evaluation.generation import Generation, generate
 from trueline.prompts import Renderer, pad
 from trueline.records import Message
 
@@ -251,12 +251,6 @@ def test_what_is_wrong_is_said(model, tokenizer) -> None:
     bare.chat_template = None
     with pytest.raises(UserError, match="chat template"):
         generate(model, bare, [user("please")])
-
-
-def test_truncated_rate() -> None:
-    metric = truncated_rate([Generation("a", 2, False), *[Generation("b", 1, True)] * 3])
-    assert (metric.value, metric.n) == (0.25, 4)
-    assert truncated_rate([]).value is None
 
 
 def test_padding_sides() -> None:

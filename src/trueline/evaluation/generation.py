@@ -20,8 +20,6 @@ from trueline.errors import UserError
 from trueline.evaluation.decoding import GumbelNoise, can_leave, decode
 from trueline.prompts import Progress, Renderer, batches_by_length, pad
 from trueline.records import Text
-from trueline.results import Metric
-from trueline.stats import rate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -128,16 +126,6 @@ def generate(
             if progress is not None:
                 progress(len(found), len(prompts))
     return [found[i] for i in range(len(prompts))]
-
-
-def truncated_rate(generations: Sequence[Generation], *, level: float = 0.95) -> Metric:
-    """The share of answers cut at the limit; a judge may have missed how those end.
-
-    Example:
-        >>> print(truncated_rate([Generation("Yes", 64, False), Generation("No", 2, True)]))
-        50.0% [9.5%, 90.5%]
-    """
-    return rate("truncated", [not g.finished for g in generations], level=level)
 
 
 @dataclass(frozen=True, slots=True)

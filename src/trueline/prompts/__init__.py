@@ -4,9 +4,8 @@ One renderer (:mod:`trueline.prompts.render`) serves training, diagnostics and g
 """
 
 from trueline.prompts.answers import Piece, answer
-from trueline.prompts.batches import Progress, batches_by_length, pad
 from trueline.prompts.control import control_tokens
-from trueline.prompts.render import Options, Renderer, Turn
+from trueline.prompts.render import Options, Progress, Renderer, Turn, batches_by_length, pad
 
 __all__ = [
     "Options",

@@ -1,6 +1,5 @@
 """Rates, differences and tests, each with the uncertainty that belongs to it."""
 
-from trueline.stats.agreement import Agreement, agreement
 from trueline.stats.calibration import (
     Calibration,
     borrowed,
@@ -14,7 +13,15 @@ from trueline.stats.margins import (
     non_inferiority,
     tango_interval,
 )
-from trueline.stats.paired import holm, mcnemar, paired_difference, score_test, swap_test
+from trueline.stats.paired import (
+    Agreement,
+    agreement,
+    holm,
+    mcnemar,
+    paired_difference,
+    score_test,
+    swap_test,
+)
 from trueline.stats.power import needed_n, paired_power, unpaired_power
 from trueline.stats.proportions import (
     clustered_mean,

@@ -29,7 +29,7 @@ from trueline.curation.near import NEAR, evaluation_prompts
 from trueline.curation.refusals.writers import DECLINE, REWRITE, ResponseLabeler, Writer
 from trueline.curation.safety import THRESHOLD, ResponseScorer
 from trueline.curation.selection.embed import Vectors
-from trueline.data import Examples, load_examples
+from trueline.data import load_examples
 from trueline.errors import UserError
 from trueline.evaluation.backends import Decoding, open_backend
 from trueline.evaluation.backends.local import load_local
@@ -222,15 +222,3 @@ def prefix(
 def rewriter(name: str | None) -> Writer | None:
     """A model that rewrites prompts."""
     return None if name is None else Instructed(open_backend(name), REWRITE)
-
-
-def examples(
-    source: str,
-    split: str,
-    name: str | None,
-    form: str | None,
-    skip_bad: bool,
-    limit: int | None,
-) -> Examples:
-    """The data."""
-    return load_examples(source, split=split, name=name, form=form, skip_bad=skip_bad, limit=limit)

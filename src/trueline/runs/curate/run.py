@@ -12,9 +12,9 @@ from trueline.curation import Curated
 from trueline.curation.jobs.chunks import Shard, ShareDone, working_on
 from trueline.curation.jobs.job import Progress, alone
 from trueline.curation.jobs.step import CURATIONS, Curation, Work
+from trueline.data import load_examples
 from trueline.errors import UserError
 from trueline.interrupts import Signals
-from trueline.runs.curate import opened
 from trueline.terminal import say
 
 
@@ -62,7 +62,9 @@ def curate(
     known = CURATIONS[step]
     examples = None
     if known.reads:
-        examples = opened.examples(str(source), split, name, form, skip_bad, limit)
+        examples = load_examples(
+            str(source), split=split, name=name, form=form, skip_bad=skip_bad, limit=limit
+        )
     work = Work(examples, Path(output), to or known.to, split, skip_bad, overwrite, progress)
     share = part is not None and part.index is not None  # several may be at work on one output
     try:

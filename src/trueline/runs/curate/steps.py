@@ -241,7 +241,7 @@ def mix(
 ) -> Curated | None:
     """Several sources in one, by weight."""
     return curation.mix(
-        [opened.examples(one, work.split, None, None, work.skip_bad, None) for one in source],
+        [load_examples(one, split=work.split, skip_bad=work.skip_bad) for one in source],
         work.output,
         weights=weight,
         exhausted=exhausted,
