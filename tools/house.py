@@ -1,14 +1,20 @@
 """The house from its own imports: the picture in docs/design.md, and how large it is.
 
-python tools/house.py            writes docs/img/house.svg
+python tools/house.py            writes docs/img/house.svg, and what is kept into docs/design.md
 python tools/house.py --figures  prints files, lines of code and modules a folder
+python tools/house.py --keep WHEN [COMMIT]
+                                 measures the tree, or a commit, and keeps it in studies/results
 """
 
 from __future__ import annotations
 
 import ast
 import io
+import json
+import subprocess
 import sys
+import tarfile
+import tempfile
 import tokenize
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,6 +24,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "trueline"
 PICTURE = ROOT / "docs" / "img" / "house.svg"
+PAGE = ROOT / "docs" / "design.md"
+KEPT = ROOT / "studies" / "results" / "house.json"
+BEGIN, END = "<!-- house: begin -->\n", "<!-- house: end -->\n"
+MOST = 15
+"""Modules that a folder holds at most."""
 APART = ("runs.record", "runs.state")
 """Modules that stand in another storey than the package around them."""
 
@@ -192,22 +203,68 @@ def code_lines(text: str) -> int:
     return len(lines)
 
 
-def folders() -> Counter[str]:
+def folders(source: Path = SOURCE) -> Counter[str]:
     """Modules a folder, its ``__init__`` aside."""
-    modules = (path for path in files().values() if path.name != "__init__.py")
-    return Counter(str(path.parent.relative_to(SOURCE)) for path in modules)
+    modules = (path for path in source.rglob("*.py") if path.name != "__init__.py")
+    return Counter(str(path.parent.relative_to(source)) for path in modules)
+
+
+def measured(source: Path = SOURCE) -> dict[str, int]:
+    """How large a tree is."""
+    every = list(source.rglob("*.py"))
+    found = folders(source)
+    return {
+        "files": len(every),
+        "lines of code": sum(code_lines(path.read_text("utf-8")) for path in every),
+        "modules in the fullest folder": max(found.values()),
+        f"folders of more than {MOST}": sum(count > MOST for count in found.values()),
+        "modules straight in diagnostics": found["diagnostics"],
+        "modules straight in cli": found["cli"],
+    }
+
+
+def keep(when: str, commit: str | None) -> None:
+    """Measure the tree, or a commit's, and keep it under ``when``."""
+    found = measured()
+    if commit is not None:
+        command = ["git", "-C", str(ROOT), "archive", commit, "src/trueline"]
+        packed = subprocess.run(command, capture_output=True, check=True).stdout
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            tarfile.open(fileobj=io.BytesIO(packed)) as tar,
+        ):
+            tar.extractall(folder, filter="data")
+            found = measured(Path(folder) / "src" / "trueline")
+    kept = json.loads(KEPT.read_text("utf-8")) if KEPT.exists() else {}
+    KEPT.write_text(json.dumps({**kept, when: found}, indent=1) + "\n", "utf-8")
+
+
+def page() -> str:
+    """The page with the sizes that are kept."""
+    kept = json.loads(KEPT.read_text("utf-8"))
+    lines = ["| | " + " | ".join(kept) + " |", "|---|" + "---|" * len(kept)]
+    for name in next(iter(kept.values())):
+        lines.append(f"| {name} | " + " | ".join(f"{one[name]:,}" for one in kept.values()) + " |")
+        if name == "lines of code":
+            means = [f"{one[name] / one['files']:.0f}" for one in kept.values()]
+            lines.append("| of them in a file, on average | " + " | ".join(means) + " |")
+    head, rest = PAGE.read_text("utf-8").split(BEGIN)
+    table = "\n".join(lines)
+    return f"{head}{BEGIN}\n{table}\n\n{END}{rest.split(END)[1]}"
 
 
 def main() -> None:
-    """Write the picture, or print the figures."""
+    """Write picture and page, print the figures, or keep them."""
     if "--figures" in sys.argv:
         total = sum(code_lines(path.read_text("utf-8")) for path in files().values())
         print(f"{len(files())} files, {total:,} lines of code, {total / len(files()):.0f} a file")
         for folder, count in folders().most_common():
             print(f"{count:4}  {folder}")
         return
+    if sys.argv[1:2] == ["--keep"]:
+        keep(sys.argv[2], next(iter(sys.argv[3:]), None))
     PICTURE.write_text(picture(), "utf-8")
-    print(PICTURE)
+    PAGE.write_text(page(), "utf-8")
 
 
 if __name__ == "__main__":
