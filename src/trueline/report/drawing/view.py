@@ -61,27 +61,32 @@ class Views:
         self.figures[key] = json.loads(figure.to_json())
         return key
 
-    @singledispatchmethod
     def view(self, block: Block) -> View:
-        """The template's data for a block; ``kind`` names the template's macro."""
+        """The template's data for a block: its title and caption, where it may have them, and its
+        own; ``kind`` names the template's macro."""
+        headed = {key: getattr(block, key) for key in ("title", "caption") if hasattr(block, key)}
+        return {**headed, **self._own(block)}
+
+    @singledispatchmethod
+    def _own(self, block: Block) -> View:
         raise TypeError(f"not a block of a report: {type(block).__name__}")
 
-    @view.register
+    @_own.register
     def _(self, block: Text) -> View:
         return {"kind": "text", "paragraphs": paragraphs(block.text), "note": block.note}
 
-    @view.register
+    @_own.register
     def _(self, block: Highlights) -> View:
         return {
             "kind": "highlights",
             "items": [highlight_view(item, self.place) for item in block.items],
         }
 
-    @view.register
+    @_own.register
     def _(self, block: Table) -> View:
         return table_view(block, self.place)
 
-    @view.register
+    @_own.register
     def _(self, block: RateChart) -> View:
         rows = [
             [group, *(metrics[i] for metrics in block.series.values())]
@@ -91,14 +96,12 @@ class Views:
         key = self.figure(figures.rate_figure(block, [self.place(name) for name in block.series]))
         return {
             "kind": "rates",
-            "title": block.title,
-            "caption": block.caption,
             "legend": [self.named(name) for name in block.series],
             "plot": {"id": key, "alt": rates_alt(block)},
             "numbers": numbers,
         }
 
-    @view.register
+    @_own.register
     def _(self, block: Scatter) -> View:
         ranges = figures.scatter_ranges(block)
         panels = [
@@ -113,15 +116,13 @@ class Views:
         shared = len(panels) > 1 and len(set(ranges)) == 1
         return {
             "kind": "scatter",
-            "title": block.title,
-            "caption": block.caption,
             "panels": panels,
             "classes": list(block.classes),
             "outlines": block.outlines,
             "scale_note": _scale_note(len(panels), shared),
         }
 
-    @view.register
+    @_own.register
     def _(self, block: Curves) -> View:
         panels = [
             {
@@ -135,29 +136,21 @@ class Views:
             }
             for panel in block.panels
         ]
-        return {
-            "kind": "curves", "title": block.title, "caption": block.caption, "panels": panels,
-        }  # fmt: skip
+        return {"kind": "curves", "panels": panels}
 
-    @view.register
+    @_own.register
     def _(self, block: Heatmap) -> View:
-        return {
-            "kind": "heatmap",
-            "title": block.title,
-            "caption": block.caption,
-            "plot": {"id": self.figure(curves.heatmap_figure(block)), "alt": heatmap_alt(block)},
-        }
+        plot = {"id": self.figure(curves.heatmap_figure(block)), "alt": heatmap_alt(block)}
+        return {"kind": "heatmap", "plot": plot}
 
-    @view.register
+    @_own.register
     def _(self, block: Verdicts) -> View:
-        return {"kind": "verdicts", "title": block.title, "caption": "", "items": block.items}
+        return {"kind": "verdicts", "caption": "", "items": block.items}
 
-    @view.register
+    @_own.register
     def _(self, block: Samples) -> View:
         return {
             "kind": "samples",
-            "title": block.title,
-            "caption": block.caption,
             "any_sensitive": any(item.sensitive for item in block.items),
             "items": [
                 {
@@ -173,12 +166,10 @@ class Views:
             ],
         }  # fmt: skip
 
-    @view.register
+    @_own.register
     def _(self, block: ImageGrid) -> View:
         return {
             "kind": "images",
-            "title": block.title,
-            "caption": block.caption,
             "pixelated": block.pixelated,
             "columns": [self.named(name) for name in block.columns],
             "rows": [
@@ -197,15 +188,14 @@ class Views:
             ],
         }  # fmt: skip
 
-    @view.register
+    @_own.register
     def _(self, block: Rows) -> View:
         return {"kind": "rows", "models": [self.named(name) for name in block.judged]}
 
-    @view.register
+    @_own.register
     def _(self, block: Facts) -> View:
         return {
             "kind": "facts",
-            "title": block.title,
             "items": list(_flat(block.items)),
             "command": block.command,
             "open": block.open,
