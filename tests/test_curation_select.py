@@ -20,7 +20,7 @@ from trueline.curation import (
     two_means,
 )
 from trueline.curation.jobs.chunks import Chunk
-from trueline.curation.selection.order import float_keys, smallest
+from trueline.curation.jobs.disk import float_keys, smallest
 from trueline.data import load_examples
 from trueline.errors import UserError
 from trueline.records import Completion, Example, Message

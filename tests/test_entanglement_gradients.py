@@ -11,8 +11,7 @@ from tiny import pair_rows, tiny_llama, tiny_tokenizer
 from trueline.batching import Encoder, pack, view
 from trueline.data import load_examples
 from trueline.diagnostics.entanglement import ghost_rules
-from trueline.diagnostics.entanglement.ghost import GradientProducts
-from trueline.diagnostics.entanglement.head_proxy import head_products
+from trueline.diagnostics.entanglement.ghost import GradientProducts, head_products
 from trueline.diagnostics.entanglement.measure import token_heat_map
 from trueline.diagnostics.entanglement.update import (
     applied,

@@ -16,8 +16,7 @@ from trueline.evaluation.backends import Decoding, Request, ScriptedBackend
 from trueline.evaluation.backends.local import TransformersBackend
 from trueline.evaluation.harness.setup import Setup
 from trueline.evaluation.utility import UTILITIES, UtilityContext
-from trueline.evaluation.utility.length import length_adjusted
-from trueline.evaluation.utility.win_rate import Duel, read_choice
+from trueline.evaluation.utility.win_rate import Duel, length_adjusted, read_choice
 from trueline.records import Message
 
 

@@ -9,8 +9,7 @@ from typing import get_args
 
 from trueline.curation.jobs.job import Curated, Job, Progress
 from trueline.data.load import Examples
-from trueline.data.mapped import as_chat
-from trueline.data.mixed import Exhausted, check_weights, draw, one_layout
+from trueline.data.mapped import Exhausted, as_chat, check_weights, draw, one_layout
 from trueline.errors import UserError
 from trueline.records import Example
 from trueline.results import Finding

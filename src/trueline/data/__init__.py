@@ -7,8 +7,7 @@ from trueline.data.convert import TARGETS, WriteReport, write_examples
 from trueline.data.forms import FORMS, Form, detect
 from trueline.data.inspect import DataSummary, inspect_examples
 from trueline.data.load import Drop, Examples, LoadReport, load_examples
-from trueline.data.mapped import Mapped, Stream
-from trueline.data.mixed import Mixed
+from trueline.data.mapped import Mapped, Mixed, Stream
 from trueline.data.readers import DataError
 from trueline.data.tally import Lengths
 from trueline.verbs import Data

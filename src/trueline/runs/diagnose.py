@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import trueline.evaluation.question  # noqa: F401  (registers whether a model still answers)
+import trueline.evaluation.answers  # noqa: F401  (registers whether a model still answers)
 from trueline.config import DataArguments, ModelArguments, RunConfig, load_run_config
 from trueline.diagnostics.question import Asked, Loader, Question
 from trueline.diagnostics.questions import QUESTIONS

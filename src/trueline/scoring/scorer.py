@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from trueline.batching import Branch, PackedBatch, TokenTree, pack
 from trueline.prompts import pad
 from trueline.scoring.attention import ATTENTION
-from trueline.scoring.head import head_log_probs
-from trueline.scoring.last_layer import LastLayer, Patch
+from trueline.scoring.head import LastLayer, Patch, head_log_probs
 
 log = logging.getLogger(__name__)
 

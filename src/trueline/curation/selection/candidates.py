@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from trueline.curation.jobs.chunks import Chunk, Note, Notes
-from trueline.curation.jobs.disk import Seen, digest
+from trueline.curation.jobs.disk import Cut, Keys, Seen, digest, float_keys, random_key, smallest
 from trueline.curation.near import flat
 from trueline.curation.selection.embed import Array, Vectors
-from trueline.curation.selection.order import Cut, Keys, float_keys, random_key, smallest
 from trueline.curation.selection.similarity import STRATEGIES, Bools, cosines
 from trueline.data.tally import size
 from trueline.errors import UserError

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from trueline.batching import Branch, TokenTree
-from trueline.diagnostics.entanglement.ghost import GradientProducts
-from trueline.diagnostics.entanglement.head_proxy import head_products
+from trueline.diagnostics.entanglement.ghost import GradientProducts, head_products
 from trueline.diagnostics.entanglement.pairs import Array, Entangled
 from trueline.diagnostics.entanglement.update import (
     OptimizerUpdate,

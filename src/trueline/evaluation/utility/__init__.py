@@ -1,7 +1,6 @@
 """What a model is still good for: MT-Bench, win rates, perplexity, babble, the KL
 from a reference, and the standard tasks of lm-eval."""
 
-import trueline.evaluation.utility.babble
 import trueline.evaluation.utility.lm_eval
 import trueline.evaluation.utility.mt_bench
 import trueline.evaluation.utility.proxies
