@@ -1,5 +1,11 @@
 """The LM head where it counts: log-probs of targets in chunks, with a backward of its own;
-and the last layer only where a scored token is predicted."""
+and the last layer only where a scored token is predicted.
+
+No later layer reads the last one's output, so behind its keys and values only rows that predict a
+scored token matter. Its row-wise modules (query and output projection, feed-forward) run on those
+rows and leave zeros elsewhere; nobody reads the zeros. A module's forward method is replaced for a
+while, whoever else has replaced it.
+"""
 
 from __future__ import annotations
 

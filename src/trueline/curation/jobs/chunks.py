@@ -1,5 +1,12 @@
 """Chunks of examples, what was found out about them, and which process does which: of one
-machine, or of several that each find out about their share of the rows, where one then writes."""
+machine, or of several that each find out about their share of the rows, where one then writes.
+
+What a step finds out is kept in files named by the rows' content, in a work folder beside the
+output. So a share (``--shard 2/8``) does its part of each stage and leaves its files there, and the
+merge (``--merge``) writes from them what one machine would have written. Machines without a file
+system in common copy their work folders together: the files of different shares have different
+names.
+"""
 
 from __future__ import annotations
 

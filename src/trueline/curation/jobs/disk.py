@@ -1,5 +1,9 @@
 """Keys to values on disk, so that what must be remembered of millions of rows is not in memory;
-and the k smallest of any number of values, exactly, in constant memory."""
+and the k smallest of any number of values, exactly, in constant memory.
+
+A float32 and an unsigned 32-bit integer sort alike once the float's bits are turned over. Two
+passes over the values, counting the upper 16 bits and then the lower ones, find the k-th smallest.
+"""
 
 from __future__ import annotations
 

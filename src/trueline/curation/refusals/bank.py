@@ -3,6 +3,10 @@
 One constant refusal on all safe prompts is recognized without reading the prompt. So refusals come
 from a bank (150 written for this project), from templates that name the prompt's topic, or from a
 model; and no text may stand in more than a set share of the rows.
+
+A template's topic is read off the prompt: everyday ones as well as dangerous ones, because in
+compliance-refusal data a refusal stands on both sides, chosen where the prompt is harmful, rejected
+where it is safe. If only one side named topics, naming one would tell the sides apart.
 """
 
 from __future__ import annotations

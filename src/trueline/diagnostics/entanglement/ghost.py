@@ -1,10 +1,16 @@
-"""Inner products of completions' gradients, exact for all trained parameters, none of them stored;
-and a proxy that needs no backward pass: the LM head's own gradient.
+"""Inner products of completions' gradients, exact for all trained parameters, none of them stored.
 
 One forward and one backward pass give, for each module that holds trained parameters, its inputs
 and the gradients of its outputs, token by token. From these
 :mod:`trueline.diagnostics.entanglement.ghost_rules` makes inner products. Completions stand in
 separate segments, so a token's gradient belongs to one.
+
+The LM head's own gradient is a proxy that needs no backward pass. With hidden states h and
+next-token probabilities s, for two scored tokens y and y',
+
+    <grad log s_i[y], grad log s_j[y']> = <h_i, h_j> (1{y = y'} - s_i[y'] - s_j[y] + <s_i, s_j>)
+
+in the head's weights alone. Every other layer is left out, which can turn the sign.
 """
 
 from __future__ import annotations

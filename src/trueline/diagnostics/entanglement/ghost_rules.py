@@ -1,5 +1,12 @@
 """What each kind of module's gradient is made of, token by token: sums of outer products,
-one a completion, and the inner products between them."""
+one a completion, and the inner products between them.
+
+The gradient of a matrix that a model multiplies by is, for each completion i,
+
+    g_i = sum over its tokens t of rows_t cols_t'
+
+so <g_i, g_j> = sum over t of i, s of j of (rows_t . rows_s) (cols_t . cols_s): no g_i is needed.
+"""
 
 from __future__ import annotations
 
