@@ -7,7 +7,6 @@ from trueline.diffusion.config import DiffusionConfig, load_diffusion_config
 from trueline.diffusion.data.load import ImageExample, ImageSource, load_image_examples
 from trueline.diffusion.declare import (
     DIFFUSION_OBJECTIVES,
-    Coupling,
     DiffusionObjective,
     diffusion_objective,
 )
@@ -41,7 +40,6 @@ __all__ = [
     "DIFFUSION_OBJECTIVES",
     "FAMILIES",
     "BoundDiffusion",
-    "Coupling",
     "DiffusionConfig",
     "DiffusionEngine",
     "DiffusionObjective",

@@ -6,7 +6,7 @@ A name is first looked up among the diffusion objectives. Any paired objective w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from trueline.diffusion.declare import (
     DIFFUSION_OBJECTIVES,
-    Coupling,
     DiffusionObjective,
     epsilon_message,
 )
@@ -67,16 +66,23 @@ class BoundDiffusion:
         if self.spec.epsilon_only and space != "epsilon":
             raise UserError(epsilon_message(self.spec.name, space))
 
-    def rows(self, batch: AnyPredictions) -> Tensor | None:
-        """(n, k) numbers that must meet with the rest of the effective batch; None where none."""
-        if self.spec.coupling is None:
-            return None
-        return self.spec.coupling.rows(batch, self.options).double()
+    @property
+    def meets(self) -> bool:
+        """Whether parts of an effective batch must know something of each other."""
+        return self.spec.coupled or self.spec.statistic is not None
+
+    def rows(self, batch: AnyPredictions) -> Tensor:
+        """(n, k) numbers of a part that must meet with the rest of the effective batch."""
+        if self.spec.statistic is not None:
+            return self.spec.measure(batch, self.options).double()[:, None]
+        assert isinstance(batch, PairedPredictions)
+        return _rows(batch.logprobs()).double()
 
     def met(self, whole: Tensor, mine: slice) -> Mapping[str, Tensor]:
         """The arguments that all parts' rows together give this part."""
-        assert self.spec.coupling is not None
-        return self.spec.coupling.meet(whole, mine, self.options)
+        if self.spec.statistic is not None:
+            return {self.spec.statistic.argument: whole.mean()}
+        return _meet(OBJECTIVES[self.spec.name], whole, mine, self.options)
 
     def losses(self, batch: AnyPredictions, **met: Tensor) -> Tensor:
         """(B,) losses."""
@@ -167,16 +173,9 @@ def _refusal(spec: Objective) -> str | None:
 
 def from_language(spec: Objective) -> DiffusionObjective:
     """A paired objective with a reference, over log-probs -L/2 and -R/2."""
-    function = partial(_coupled, spec) if spec.coupled else partial(_uncoupled, spec)
-    coupling = None
-    if spec.coupled:
-        coupling = Coupling(
-            lambda pairs, options: _rows(pairs.logprobs()),
-            partial(_meet, spec),
-            ("value", "slopes"),
-        )
+    function: Callable[..., Tensor] = _coupled if spec.coupled else partial(_uncoupled, spec)
     return DiffusionObjective(
-        name=spec.name, function=function, layout="paired", reference=True, coupling=coupling,
+        name=spec.name, function=function, layout="paired", reference=True, coupled=spec.coupled,
         equation=spec.equation, source=spec.source, options=spec.options, declared=spec.declared,
     )  # fmt: skip
 
@@ -187,9 +186,7 @@ def _uncoupled(spec: Objective, pairs: PairedPredictions, **options: Any) -> Ten
     return losses.expand(len(pairs)) if losses.dim() == 0 else losses
 
 
-def _coupled(
-    spec: Objective, pairs: PairedPredictions, *, value: Tensor, slopes: Tensor, **options: Any
-) -> Tensor:
+def _coupled(pairs: PairedPredictions, *, value: Tensor, slopes: Tensor, **options: Any) -> Tensor:
     """The effective batch's loss by value, and by gradient sum_i c_i log-prob_i of these rows."""
     chosen, rejected = -pairs.chosen.error / 2, -pairs.rejected.error / 2
     c_w, c_l = slopes.to(chosen).unbind(1)

@@ -16,36 +16,11 @@ from torch import Tensor
 from trueline.batching import View
 from trueline.diffusion.models.predictions import AnyPredictions
 from trueline.errors import UserError
-from trueline.objectives.base import Declaration
+from trueline.objectives.base import Declaration, Statistic
 from trueline.options import options_of
 from trueline.registry import Registry
 
 Function = TypeVar("Function", bound=Callable[..., Tensor])
-
-
-@dataclass(frozen=True)
-class Coupling:
-    """What of an effective batch has to meet before anyone's gradient is known: a few scalars.
-
-    Args:
-        rows: (predictions, options) -> (n, k) numbers of this part, detached.
-        meet: ((N, k) of the whole effective batch, this part's slice of it, options) -> the
-            keyword arguments that the objective takes, detached.
-        arguments: their names.
-    """
-
-    rows: Callable[[Any, Mapping[str, Any]], Tensor]
-    meet: Callable[[Tensor, slice, Mapping[str, Any]], Mapping[str, Tensor]]
-    arguments: tuple[str, ...]
-
-    @classmethod
-    def mean(cls, argument: str, measure: Callable[[Any], Tensor]) -> Coupling:
-        """The effective batch's mean of (n,) values, as the keyword ``argument``."""
-        return cls(
-            lambda batch, options: measure(batch).detach()[:, None],
-            lambda whole, mine, options: {argument: whole.mean()},
-            (argument,),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +34,6 @@ class DiffusionObjective(Declaration):
     """
 
     epsilon_only: bool = False
-    coupling: Coupling | None = None
     one_sided: Callable[[Mapping[str, Any]], bool] | None = None
     squared_error: bool = False
 
@@ -75,7 +49,7 @@ def diffusion_objective(
     source: str,
     reference: bool = True,
     epsilon_only: bool = False,
-    coupling: Coupling | None = None,
+    statistic: Statistic | None = None,
     one_sided: Callable[[Mapping[str, Any]], bool] | None = None,
     squared_error: bool = False,
     aliases: Sequence[str] = (),
@@ -91,7 +65,7 @@ def diffusion_objective(
         reference: whether it reads the reference's predictions.
         epsilon_only: whether its constants are measured in units of noise errors, so that it is
             another objective where the model predicts something else.
-        coupling: what of the whole effective batch it takes as arguments.
+        statistic: a mean over the whole effective batch that it takes as an argument.
         one_sided: whether, with these options, no gradient reaches the rejected images'
             predictions, so that they need no backward pass.
         squared_error: whether its losses are mean squared errors.
@@ -99,10 +73,10 @@ def diffusion_objective(
     """
 
     def register(function: Function) -> Function:
-        declared = options_of(function, () if coupling is None else coupling.arguments)
+        declared = options_of(function, () if statistic is None else (statistic.argument,))
         spec = DiffusionObjective(
             name=name, function=function, layout=layout, reference=reference, equation=equation,
-            source=source, epsilon_only=epsilon_only, coupling=coupling, one_sided=one_sided,
+            source=source, epsilon_only=epsilon_only, statistic=statistic, one_sided=one_sided,
             squared_error=squared_error, aliases=tuple(aliases),
             options={key: option.default for key, option in declared.items()}, declared=declared,
         )  # fmt: skip

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trueline.diffusion.declare import Coupling, diffusion_objective, require_epsilon
+from trueline.diffusion.declare import diffusion_objective, require_epsilon
 from trueline.diffusion.models.predictions import (
     LabeledPredictions,
     PairedPredictions,
@@ -27,6 +27,7 @@ from trueline.diffusion.models.predictions import (
     mean_square,
     per_image,
 )
+from trueline.objectives.base import Statistic
 from trueline.options import NonNegative, Positive, Range
 
 STRENGTH_LIMIT = 0.99
@@ -125,7 +126,7 @@ def dspo(
     equation="mean (w (e_w - r_w))^2 where the batch's mean (e_w - r_w)^2 >= 0.1, else w^2",
     source="the official SDXL code of Zhu, Xiao and Honavar, ICLR 2025",
     epsilon_only=True,
-    coupling=Coupling.mean("drift", lambda pairs: mean_square(pairs.chosen.drift)),
+    statistic=Statistic("drift", lambda pairs: mean_square(pairs.chosen.drift)),
 )
 def dspo_sdxl_official(
     pairs: PairedPredictions, *, beta: Positive = 1000.0, drift: Tensor
@@ -187,7 +188,7 @@ def diffusion_dpo(pairs: PairedPredictions, *, beta: Positive = 2000.0) -> Tenso
     layout="unpaired",
     equation="lambda_y (1 - s(y beta (g - z0))), g = (R - L) / 2, z0 = max(0, mean g)",
     source="Li et al. 2024, arXiv 2404.04465 (Diffusion-KTO)",
-    coupling=Coupling.mean("baseline", lambda batch: batch.predictions.log_ratio),
+    statistic=Statistic("baseline", lambda batch: batch.predictions.log_ratio),
 )
 def diffusion_kto(
     batch: LabeledPredictions,

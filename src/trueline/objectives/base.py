@@ -30,7 +30,8 @@ class Statistic:
 
     Args:
         argument: the objective's keyword that it fills.
-        measure: (log-probs, options of the objective it names) -> 0-dim tensor.
+        measure: (log-probs, options of the objective it names) -> 0-dim tensor; on pictures, whose
+            predictions stay where they were made, (n,) values, of which the whole's mean is taken.
         of: ``"batch"`` measures the batch itself; ``"mismatched"`` measures completions scored
             behind other examples' prompts (KTO's baseline).
         decay: in exact coupling, the moving average's decay; 0 is the present batch alone.
@@ -48,7 +49,12 @@ class Statistic:
 class Declaration:
     """What is declared of an objective on text or on pictures: its function, what it takes
     (``layout``), whether it reads a reference, its equation and source, and its options, whose
-    defaults and ranges the function's signature says."""
+    defaults and ranges the function's signature says.
+
+    What couples an effective batch is one of two: ``coupled`` says that the function's gradient
+    depends on the whole of it (a normalizer, a sort), ``statistic`` is a scalar of the whole that
+    it takes as an argument.
+    """
 
     name: str
     function: Callable[..., Tensor]
@@ -59,11 +65,19 @@ class Declaration:
     options: Mapping[str, Any] = field(default_factory=dict)
     declared: Mapping[str, Option] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
+    coupled: bool = False
+    statistic: Statistic | None = None
 
     @property
     def summary(self) -> str:
         """The first line of the function's docstring."""
         return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
+
+    def measure(self, batch: Any, options: Mapping[str, Any]) -> Tensor:
+        """The statistic measured on a batch with these options, detached."""
+        assert self.statistic is not None
+        measured: Tensor = _call(self.statistic.measure, batch, options)
+        return measured.detach()
 
 
 def known(given: Iterable[str], specs: Sequence[Declaration]) -> None:
@@ -98,13 +112,10 @@ def checked(spec: Declaration, given: Mapping[str, Any]) -> dict[str, Any]:
 class Objective(Declaration):
     """An objective's function with the facts declared about it.
 
-    ``coupled`` says that the function returns one scalar whose gradient depends on the whole
-    effective batch (a normalizer, a sort). Any other returns (B,) losses to be averaged, or a
-    scalar of class means E+ and E-, to which parts of a batch add up.
+    A coupled one returns one scalar of the whole effective batch. Any other returns (B,) losses to
+    be averaged, or a scalar of class means E+ and E-, to which parts of a batch add up.
     """
 
-    coupled: bool = False
-    statistic: Statistic | None = None
     estimates: str = ""
     metrics: Callable[..., Mapping[str, Tensor]] | None = None
     requires: tuple[str, ...] = ()
@@ -227,8 +238,7 @@ class BoundObjective:
 
     def measure(self, batch: LogProbs) -> Tensor:
         """The value of the objective's statistic on ``batch``, detached."""
-        assert self.spec.statistic is not None
-        return _call(self.spec.statistic.measure, batch, self.options).detach()
+        return self.spec.measure(batch, self.options)
 
     def metrics(self, batch: LogProbs) -> Mapping[str, Tensor]:
         """The objective's own extra metrics."""
@@ -237,7 +247,7 @@ class BoundObjective:
         return _call(self.spec.metrics, batch, self.options)
 
 
-def _call(function: Callable[..., Any], batch: LogProbs, options: Mapping[str, Any]) -> Any:
+def _call(function: Callable[..., Any], batch: Any, options: Mapping[str, Any]) -> Any:
     wanted = inspect.signature(function).parameters
     return function(batch, **{key: options[key] for key in wanted if key in options})
 

@@ -178,7 +178,7 @@ class DiffusionEngine:
     ) -> tuple[AnyPredictions | None, list[Tensor], Sequence[Mapping[str, Tensor]]]:
         """What the effective batch's parts must know of each other; with a single micro-batch also
         its predictions, whose graph then waits for it, with several the reference's predictions."""
-        if self.objective.spec.coupling is None:
+        if not self.objective.meets:
             return None, [], [{}] * len(micro_batches)
         single = len(micro_batches) == 1
         parts, rows, kept = None, [], []
@@ -190,9 +190,7 @@ class DiffusionEngine:
                 )
             if reference is not None and not single:
                 kept.append(reference)
-            row = self.objective.rows(parts)
-            assert row is not None
-            rows.append(row)
+            rows.append(self.objective.rows(parts))
         whole, mine = gather(torch.cat(rows))
         start, met = mine.start, []
         for row in rows:
