@@ -9,18 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-from torch import Tensor
+from typing import Any
 
 from trueline.batching import View
 from trueline.diffusion.models.predictions import AnyPredictions
 from trueline.errors import UserError
-from trueline.objectives.base import Declaration, Statistic
-from trueline.options import options_of
+from trueline.objectives.base import Declaration, Function, Statistic, declaring
 from trueline.registry import Registry
-
-Function = TypeVar("Function", bound=Callable[..., Tensor])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,18 +67,11 @@ def diffusion_objective(
         aliases: other names.
     """
 
-    def register(function: Function) -> Function:
-        declared = options_of(function, () if statistic is None else (statistic.argument,))
-        spec = DiffusionObjective(
-            name=name, function=function, layout=layout, reference=reference, equation=equation,
-            source=source, epsilon_only=epsilon_only, statistic=statistic, one_sided=one_sided,
-            squared_error=squared_error, aliases=tuple(aliases),
-            options={key: option.default for key, option in declared.items()}, declared=declared,
-        )  # fmt: skip
-        DIFFUSION_OBJECTIVES.add(name, spec, aliases)
-        return function
-
-    return register
+    return declaring(
+        DIFFUSION_OBJECTIVES, DiffusionObjective, name, aliases, statistic, layout=layout,
+        reference=reference, equation=equation, source=source, epsilon_only=epsilon_only,
+        one_sided=one_sided, squared_error=squared_error,
+    )  # fmt: skip
 
 
 def require_epsilon(name: str, batch: AnyPredictions) -> None:

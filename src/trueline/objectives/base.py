@@ -22,6 +22,7 @@ from trueline.registry import Registry, nearest
 
 LogProbs: TypeAlias = CompletionLogProbs | PairedLogProbs | UnpairedLogProbs
 Function = TypeVar("Function", bound=Callable[..., Tensor])
+Declared = TypeVar("Declared", bound="Declaration")
 
 
 @dataclass(frozen=True)
@@ -163,15 +164,30 @@ def objective(
         ValueError: the name is taken.
     """
 
+    return declaring(
+        OBJECTIVES, Objective, name, aliases, statistic, layout=layout, reference=reference,
+        equation=equation, source=source, coupled=coupled, estimates=estimates, metrics=metrics,
+        requires=tuple(requires), per_token=per_token,
+    )  # fmt: skip
+
+
+def declaring(
+    registry: Registry[Declared],
+    kind: Callable[..., Declared],
+    name: str,
+    aliases: Sequence[str],
+    statistic: Statistic | None,
+    **facts: Any,
+) -> Callable[[Function], Function]:
+    """The decorator that puts a function with its facts into ``registry``; its options are those of
+    its signature."""
+
     def register(function: Function) -> Function:
         declared = options_of(function, () if statistic is None else (statistic.argument,))
-        spec = Objective(
-            name=name, function=function, layout=layout, reference=reference, equation=equation,
-            source=source, coupled=coupled, statistic=statistic, estimates=estimates,
-            metrics=metrics, aliases=tuple(aliases), requires=tuple(requires), per_token=per_token,
-            options={key: option.default for key, option in declared.items()}, declared=declared,
-        )  # fmt: skip
-        OBJECTIVES.add(name, spec, aliases)
+        options = {key: option.default for key, option in declared.items()}
+        spec = kind(name=name, function=function, statistic=statistic, aliases=tuple(aliases),
+                    options=options, declared=declared, **facts)  # fmt: skip
+        registry.add(name, spec, aliases)
         return function
 
     return register
