@@ -7,8 +7,10 @@ from trueline.diagnostics.separation.finding import (
     separation_of,
     separation_profile,
 )
+from trueline.diagnostics.separation.hidden import hidden_states
 
 __all__ = [
+    "hidden_states",
     "separation",
     "separation_change",
     "separation_change_of",
