@@ -247,7 +247,7 @@ def test_published_judges_go_by_their_ids(tmp_path, monkeypatch):
         backend.tokenizer = tiny_tokenizer()
         return backend
 
-    for module in ("classifiers", "guards", "published"):
+    for module in ("classifiers", "published"):
         monkeypatch.setattr(f"trueline.evaluation.judges.{module}.open_backend", opening)
     for name, (_, slots) in published.FROM_FILE.items():
         with pytest.raises(UserError, match="trained with a prompt that its tokenizer"):
