@@ -273,7 +273,7 @@ def test_the_recipes_of_a_begun_answer_go_on_with_it():
     }
     assert counts == {
         "direct": {3}, "wrapped": {3}, "prefilled": {2}, "prefilled longer": {1},
-        "prefilled in a new form": {1}, "many-shot": {3},
+        "prefilled in a new form": {1},
     }  # fmt: skip
     for request in attacks(world)["prefilled longer"]:
         (rest,) = request.recipes().completions
