@@ -68,18 +68,26 @@ class Outcome:
 def judge_all(
     claims: Sequence[Claim], scale: Scale, seeds: Sequence[int], done: Done, *, whole: bool
 ) -> list[Outcome]:
-    """Each claim's outcome; with ``whole`` only those of papers all of whose runs are there."""
+    """Each claim's outcome; with ``whole`` only those of papers all of whose runs are there, and
+    exact ones that have their own."""
     found = []
-    for paper in dict.fromkeys(claim.paper for claim in claims):
-        own = [claim for claim in claims if claim.paper == paper]
+    for own in together(claims):
         runs = plan(own, scale, seeds)
         there = sum(run.key in done.values or run.key in done.failed for run in runs)
         if whole and there < len(runs):
-            note = f"{there} of the paper's {len(runs)} runs are there; it is judged when all are."
+            note = f"{there} of {len(runs)} runs are there; it is judged when all are."
             found += [Outcome(claim, (), (), {}, (note,)) for claim in own]
         else:
             found += [judge(claim, scale, seeds, done) for claim in own]
     return found
+
+
+def together(claims: Sequence[Claim]) -> list[list[Claim]]:
+    """The claims that are judged at one time: an exact one by itself, others with their paper's."""
+    papers = dict.fromkeys(claim.paper for claim in claims)
+    exact = [[claim] for claim in claims if claim.arithmetic]
+    others = [[c for c in claims if c.paper == paper and not c.arithmetic] for paper in papers]
+    return [*exact, *filter(None, others)]
 
 
 def judge(claim: Claim, scale: Scale, seeds: Sequence[int], done: Done) -> Outcome:

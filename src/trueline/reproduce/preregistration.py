@@ -17,6 +17,7 @@ from typing import Any
 
 from trueline.errors import UserError
 from trueline.reproduce.claim import PAPERS, Claim
+from trueline.reproduce.outcomes import together
 from trueline.reproduce.runs import EXPERIMENTS, Arm, Run
 from trueline.reproduce.scales import FULL, Scale, plan
 from trueline.reproduce.verdict import ALPHA, RULE
@@ -198,10 +199,10 @@ another than the committed one, and names the commit in what it writes.
   the same seed.
 - **Test.** {rule}
 - **One look.** A paper's claims are judged once, when all of its runs at all {count} seeds are
-  there; before that `trueline reproduce --judged` shows how many are, and no effect. Runs are done
-  paper by paper, so that papers are judged at different times, each once. A run that fails is done
-  again; where it fails again for the same reason, its seed is lost to the claims that need it, and
-  the page says so.
+  there (an exact claim, when its own are); before that `trueline reproduce --judged` shows how many
+  are, and no effect. Runs are done paper by paper, so that papers are judged at different times,
+  each once. A run that fails is done again; where it fails again for the same reason, its seed is
+  lost to the claims that need it, and the page says so.
 - **Collapse.** A model that refuses over half of the held-out safe requests, or answers under half
   of them right, has collapsed. Where a claim's text says so, two arms are compared at the last
   stage at which neither has; a seed without such a stage is left out, and the number of seeds that
@@ -267,8 +268,7 @@ def _claim_lines(claim: Claim, family: int, code: str) -> list[str]:
 
 
 def judged_plan(claims: Sequence[Claim]) -> list[Run]:
-    """All runs of the judged seeds, paper by paper, the cheapest paper first."""
-    papers = dict.fromkeys(claim.paper for claim in claims)
-    groups = [plan([c for c in claims if c.paper == p], FULL, NOW.seeds) for p in papers]
+    """All runs of the judged seeds, exact claims first, then paper by paper, the cheapest first."""
+    groups = [plan(own, FULL, NOW.seeds) for own in together(claims)]
     groups.sort(key=lambda runs: sum(FULL.minutes.get(run.experiment, 0.0) for run in runs))
     return list({run.key: run for runs in groups for run in runs}.values())

@@ -159,7 +159,8 @@ def concluded(
     registration: Registered | None = None,
 ) -> Study:
     """The claims judged from the runs that are there."""
-    outcomes = corrected(judge_all(claims, scale, seeds, done, whole=registration is not None))
+    found = corrected(judge_all(claims, scale, seeds, done, whole=registration is not None))
+    outcomes = sorted(found, key=lambda one: claims.index(one.claim))
     facts = {
         "scale": scale.name,
         "settings": dict(scale.options),
