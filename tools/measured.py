@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import statistics
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from trueline.results import Metric
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "studies" / "results"
 PAGES = [ROOT / "README.md", ROOT / "examples/real/README.md", ROOT / "docs/performance.md"]
+PICTURE = ROOT / "docs" / "img" / "memory-by-rows.svg"
 COLUMNS = {"base": "base", "kldo": "KLDO", "dpo": "DPO", "lora": "SFT, then DPO, LoRA"}
 RATES = {
     "attack success, advbench, direct": "AdvBench, asked",
@@ -139,6 +141,52 @@ def by_peer() -> str:
     return _table(header, rows)
 
 
+MEMORY = {"restart": "a training that starts on encoded rows", "dedup": "near-duplicates sought"}
+"""Lines of the picture of memory by rows."""
+STYLE = (
+    "text{font:13px ui-sans-serif,system-ui,sans-serif;fill:#1f2a37}path{fill:none;stroke-width:2}"
+    ".restart{stroke:#0b6e6e;fill:#0b6e6e}.dedup{stroke:#b3541e;fill:#b3541e}path.restart,path."
+    "dedup{fill:none}.axis{stroke:#b8c2cc;stroke-width:1}text.end{text-anchor:end}text.middle{"
+    "text-anchor:middle}@media(prefers-color-scheme:dark){text{fill:#e6ebf0}.axis{stroke:#4a5866}"
+    ".restart{stroke:#4fc3c3;fill:#4fc3c3}.dedup{stroke:#e09a68;fill:#e09a68}}"
+)
+
+
+def memory() -> str:
+    """What a process has of its own by the number of rows, as an SVG; rows on a log scale."""
+    found = {
+        name: [(r["count"], r["anonymous MiB"]) for r in _lines(name) if r["count"] >= 10_000]
+        for name in MEMORY
+    }
+    most = 200 * math.ceil(max(mib for rows in found.values() for _, mib in rows) / 200)
+
+    def x(count: float) -> float:
+        return 70 + 170 * (math.log10(count) - 4)
+
+    def y(mib: float) -> float:
+        return 230 - 200 * mib / most
+
+    parts = []
+    for mib in range(0, most + 1, 200):
+        parts.append(f'<path class="axis" d="M70 {y(mib):.0f}H430"/>')
+        parts.append(f'<text class="end" x="62" y="{y(mib) + 4:.0f}">{mib} MiB</text>')
+    parts += [
+        f'<text class="middle" x="{x(count):.0f}" y="252">{count:,} rows</text>'
+        for count in (10_000, 100_000, 1_000_000)
+    ]
+    for name, rows in found.items():
+        dots = [(round(x(count), 1), round(y(mib), 1)) for count, mib in rows]
+        way = "L".join(f"{right} {down}" for right, down in dots)
+        parts.append(f'<path class="{name}" d="M{way}"/>')
+        parts += [f'<circle class="{name}" cx="{a}" cy="{b}" r="4"/>' for a, b in dots]
+        at = 60 + 20 * list(found).index(name)
+        parts.append(f'<circle class="{name}" cx="478" cy="{at - 4}" r="4"/>')
+        parts.append(f'<text x="490" y="{at}">{MEMORY[name]}</text>')
+    title = "Memory of its own, by rows"
+    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 264" role="img">'
+    return "\n".join([head, f"<title>{title}</title><style>{STYLE}</style>", *parts, "</svg>\n"])
+
+
 def _count(value: float | None) -> str:
     return "" if value is None else f"{value:,.0f}"
 
@@ -188,7 +236,7 @@ def keep(files: Sequence[Path]) -> None:
     for file in files:
         if file.name == "scale.jsonl":
             lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-            _write("scale", {"lines": lines})
+            _write("scale", {"lines": [*_read("scale")["lines"], *lines]})
             continue
         told = json.loads(file.read_text("utf-8"))
         if "rates" in told and "models" in told:
@@ -234,3 +282,4 @@ if __name__ == "__main__":
     keep(parser.parse_args().keep)
     for path in PAGES:
         path.write_text(written(path.read_text("utf-8")), "utf-8")
+    PICTURE.write_text(memory(), "utf-8")
