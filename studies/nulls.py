@@ -23,7 +23,7 @@ from trueline.reproduce.outcomes import Outcome, corrected
 from trueline.reproduce.study import all_claims
 
 RESULT = Path(__file__).parent / "results" / "nulls.json"
-FAMILIES, SEED, SHARED = 500, 21, 1.0
+FAMILIES, SEED, SHARED = 300, 21, 1.0
 WORLDS: Mapping[str, Callable[[np.random.Generator], float]] = {
     "normal": lambda rng: float(rng.normal()),
     "heavy tails (t, 3 degrees)": lambda rng: float(rng.standard_t(3)),
