@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from trueline.diagnostics.question import (
     Asked,
@@ -98,9 +98,9 @@ def ranking(
     return finding
 
 
-def _alpha(raters: str) -> float | str:
+def _alpha(raters: str) -> float | Literal["scores"]:
     if raters == "scores":
-        return raters
+        return "scores"
     try:
         return 1.0 if raters == "unanimous" else float(raters)
     except ValueError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Annotated, Any
 
 from trueline.diagnostics.question import Asked, question
@@ -68,14 +67,14 @@ def separation(
                 loaded, tokenizer, prompts.prompts, layer=number, progress=report, **how
             ).numpy()
 
-    of = partial(separation_of, texts=short_texts(prompts.prompts), **protocol)
+    told = {"texts": short_texts(prompts.prompts), **protocol}
     after = states(asked.model, "hidden states")
-    now = of(after, prompts.harmful)
+    now = separation_of(after, prompts.harmful, **told)
     if asked.reference is None:
         return [now]
     before = states(asked.reference, "reference hidden states")
-    change = separation_change_of(before, after, prompts.harmful, **protocol)
-    return [of(before, prompts.harmful, name=Key.SEPARATION_BEFORE), now, change]
+    start = separation_of(before, prompts.harmful, name=Key.SEPARATION_BEFORE, **told)
+    return [start, now, separation_change_of(before, after, prompts.harmful, **protocol)]
 
 
 def _profiles(asked: Asked, tokenizer: Any, **how: Any) -> Iterator[Finding]:
