@@ -71,10 +71,12 @@ class BoundDiffusion:
         """Whether parts of an effective batch must know something of each other."""
         return self.spec.coupled or self.spec.statistic is not None
 
-    def rows(self, batch: AnyPredictions) -> Tensor:
-        """(n, k) numbers of a part that must meet with the rest of the effective batch."""
+    def rows(self, batch: AnyPredictions) -> Tensor | None:
+        """(n, k) numbers that must meet with the rest of the effective batch; None where none."""
         if self.spec.statistic is not None:
             return self.spec.measure(batch, self.options).double()[:, None]
+        if not self.spec.coupled:
+            return None
         assert isinstance(batch, PairedPredictions)
         return _rows(batch.logprobs()).double()
 

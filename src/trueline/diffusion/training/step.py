@@ -190,7 +190,9 @@ class DiffusionEngine:
                 )
             if reference is not None and not single:
                 kept.append(reference)
-            rows.append(self.objective.rows(parts))
+            row = self.objective.rows(parts)
+            assert row is not None
+            rows.append(row)
         whole, mine = gather(torch.cat(rows))
         start, met = mine.start, []
         for row in rows:
