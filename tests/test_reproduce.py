@@ -167,7 +167,7 @@ def test_killed_and_run_again_it_goes_on(tmp_path):
         "from pathlib import Path; from trueline.reproduce.study import choose, reproduce;"
         "from trueline.reproduce.scales import TEST\n"
         "if __name__ == '__main__': reproduce(choose(['minima-are-divergences']), TEST,"
-        f" Path({str(tmp_path)!r}), seeds=400, jobs=2)"
+        f" Path({str(tmp_path)!r}), seeds=400, first_seed=1000, jobs=2)"
     )
     script = tmp_path / "script.py"
     script.write_text(code)
@@ -183,7 +183,9 @@ def test_killed_and_run_again_it_goes_on(tmp_path):
     assert psutil.wait_procs(workers, timeout=30)[1] == []
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/result.json")}
     assert kept
-    study = reproduce(choose(["minima-are-divergences"]), TEST, tmp_path, seeds=len(kept), jobs=2)
+    study = reproduce(
+        choose(["minima-are-divergences"]), TEST, tmp_path, seeds=len(kept), first_seed=1000, jobs=2
+    )
     assert study.outcomes[0].verdict == "supported"
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
 

@@ -17,7 +17,14 @@ import yaml
 from transformers import TrainingArguments
 
 from trueline.cli import main
-from trueline.config import DataArguments, ModelArguments, load_run_config, parse_overrides
+from trueline.config import (
+    AlignmentConfig,
+    DataArguments,
+    ModelArguments,
+    load_run_config,
+    parse_overrides,
+)
+from trueline.config.arguments import RENAMED
 from trueline.errors import UserError
 from trueline.objectives import OBJECTIVES, bind
 from trueline.trl import HONORED, LOSSES, SCRIPTS, WORDS, script_of, translate, word
@@ -285,7 +292,8 @@ def configurations():
 def test_every_field_of_trls_configurations_has_a_fate():
     own, shared = configurations()
     plain = {field.name for field in dataclasses.fields(TrainingArguments)}
-    ours = {f.name for kind in (ModelArguments, DataArguments) for f in dataclasses.fields(kind)}
+    kinds = (ModelArguments, DataArguments, AlignmentConfig)
+    ours = {f.name for kind in kinds for f in dataclasses.fields(kind)} - plain | set(RENAMED)
     for script, kind in own.items():
         for field in {f.name for k in (kind, *shared) for f in dataclasses.fields(k)}:
             fates = [

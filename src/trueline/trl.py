@@ -208,6 +208,7 @@ HONORED: Mapping[str, tuple[str, ...]] = {
     "max_length": SCRIPTS,
     "trust_remote_code": SCRIPTS,
     "model_init_kwargs": SCRIPTS,
+    "dataset_num_proc": SCRIPTS,
     "loss_type": ("dpo", "kto", "cpo", "sft"),
     "loss_weights": ("dpo",),
     "beta": ("dpo", "kto", "orpo", "cpo", "bco"),

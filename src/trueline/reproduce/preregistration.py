@@ -167,7 +167,7 @@ def detectable(seeds: int, parts: int, claims: int, power: float = 0.8) -> float
 
     Example:
         >>> round(detectable(20, 1, 1), 2), round(detectable(12, 3, 5), 2)
-        (0.66, 1.55)
+        (0.66, 1.38)
     """
     from scipy.optimize import brentq
     from scipy.stats import nct, t
