@@ -36,11 +36,18 @@ def counted(work):
             "done": len(rows),
             "well": sum(row["ok"] for row in rows),
             "outcomes": dict(sorted(Counter(row.get("outcome", "") for row in rows).items())),
-            "verbs": dict(sorted(Counter(row.get("verb", "") for row in rows).items())),
+            "verbs": dict(sorted(Counter(_verb(row, part) for row in rows).items())),
             "kills": sum(row.get("kills", 0) for row in rows),
             "moments": len({(row.get("kind"), row.get("what")) for row in rows}),
         }
     return found
+
+
+def _verb(row, part):
+    """What a row is of; those of the fuzzer's first kinds do not say."""
+    return (
+        row.get("verb") or row.get("kind") or {"configs": "align", "files": "texts"}.get(part, "")
+    )
 
 
 def figures(found):
@@ -61,7 +68,8 @@ def figures(found):
     for part in ("damages", "configs", "files"):
         if found[part]["done"]:
             told = ", ".join(f"{name} {n:,}" for name, n in found[part]["outcomes"].items())
-            lines += ["", f"{TITLES[part]}: {told}."]
+            what = ", ".join(f"{name} {n:,}" for name, n in found[part]["verbs"].items())
+            lines += ["", f"{TITLES[part]}: {told} ({what})."]
     return "\n".join(lines) + "\n"
 
 

@@ -131,8 +131,11 @@ def outcome(row, ended, verb, work, expected):
 def damages(inputs, work, count, done=(), keep=lambda row: None):
     """Each kind of damage on a fresh copy of a run that was broken off."""
     rows, kinds = list(done), KINDS if count >= 24 else KINDS[:: len(KINDS) // count][:count]
+    had = {(row["verb"], row["file"], row["how"]) for row in rows}
     bases = {}
-    for name, pattern, how in kinds[len(rows) :]:
+    for name, pattern, how in kinds:
+        if (name, pattern, how.__name__) in had:
+            continue
         if name not in bases:
             bases[name] = broken_off(name, inputs, Path(work))
         kept, expected = bases[name]
@@ -179,8 +182,10 @@ def options(inputs, work, count, done=(), keep=lambda row: None):
     swapped = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in pairs]
     lines(inputs / "swapped.jsonl", swapped)
     kept, _ = broken_off("align", inputs, Path(work))
-    rows = list(done)
-    for key, value, named in CHANGED[:count][len(rows) :]:
+    rows, had = list(done), {row["option"] for row in done}
+    for key, value, named in CHANGED[:count]:
+        if key in had:
+            continue
         copy = Path(work) / "changed"
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(kept, copy)
@@ -318,8 +323,11 @@ def faults(inputs, work, count, done=(), keep=lambda row: None):
     """Each fault of the machine for the verbs that it may meet."""
     rows, every = list(done), list(cases())
     some = every if count >= 12 else every[:: max(1, len(every) // count)][:count]
-    for fault, name in some[len(rows) :]:
+    had = {(row["fault"], row["verb"]) for row in rows}
+    for fault, name in some:
         row = {"fault": fault.__name__.replace("_", " "), "verb": name}
+        if (row["fault"], name) in had:
+            continue
         try:
             row |= fault(name, inputs, Path(work))
         except (OSError, ValueError, KeyError, AssertionError, StopIteration) as error:

@@ -102,17 +102,20 @@ def plan(total):
 
 
 def kills(inputs, work, total, done=(), keep=lambda row: None, verbs=VERBS):
-    """All kills that are not done yet; each row is kept as soon as it is known."""
-    rows = list(done)
+    """All kills that are not done yet, of all verbs by turns; each row is kept when it is known."""
+    rows, left = list(done), []
     for name, count in plan(total).items():
-        had = sum(row["verb"] == name for row in rows)
-        if name not in verbs or had >= count:
-            continue
-        verb = VERBS[name]
-        expected, found = reference(verb, inputs, Path(work) / "reference")
-        points = [(at, kind, kind_of(path)) for at, kind, path in found]
-        for number, point in list(enumerate(chosen(points, count)))[had:]:
-            row = one(verb, inputs, Path(work) / "killed", expected, point, number)
-            rows.append(row)
-            keep(row)
+        had = {row["at"] for row in rows if row["verb"] == name}
+        if name in verbs and len(had) < count:
+            expected, found = reference(VERBS[name], inputs, Path(work) / "reference")
+            points = chosen([(at, kind, kind_of(path)) for at, kind, path in found], count)
+            left += [
+                ((number + 1) / count, name, number, point, expected)
+                for number, point in enumerate(points)
+                if point[0] not in had
+            ]
+    for _, name, number, point, expected in sorted(left, key=lambda one: one[:2]):
+        row = one(VERBS[name], inputs, Path(work) / "killed", expected, point, number)
+        rows.append(row)
+        keep(row)
     return rows

@@ -55,8 +55,8 @@ def run(name, work, count):
     inputs = prepared(work)
     log = Path(work) / f"{name}.jsonl"
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    if name in ("configs", "files") and not all(row["ok"] for row in done):
-        done = [row for row in done if row["ok"]]  # after mending, the same seeds again
+    if not all(row["ok"] for row in done):  # after mending, the same again
+        done = [row for row in done if row["ok"]]
         log.write_text("".join(json.dumps(row) + "\n" for row in done))
     with log.open("a") as file:
 
