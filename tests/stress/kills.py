@@ -9,6 +9,8 @@ import faults
 from forked import call
 from verbs import VERBS, fresh
 
+import trueline
+
 SHARES = {"align": 0.3, "diffusion align": 0.25, "evaluate": 0.15, "data difficulty": 0.1,
           "reproduce": 0.1, "diffusion evaluate": 0.1}  # fmt: skip
 """Of all kills, by verb."""
@@ -40,7 +42,8 @@ def kind_of(path):
 def reference(verb, inputs, work):
     """An unkilled run: what came of it, and its points of writing."""
     kept = work.parent / f"{verb.name.replace(' ', '-')}.reference"
-    if kept.exists():  # so that a harness that was interrupted goes on at once
+    newest = max(path.stat().st_mtime for path in Path(trueline.__file__).parent.rglob("*.py"))
+    if kept.exists() and kept.stat().st_mtime > newest:  # what was interrupted goes on at once
         return pickle.loads(kept.read_bytes())
     log = work.parent / f"{work.name}.points"
     watched = [fresh(work) / name for name in verb.folders]
