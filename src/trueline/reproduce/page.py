@@ -204,24 +204,27 @@ numbers are in the repository, so that this page can be computed again. An earli
 that; its verdicts stand beside the new ones
 ([how it came about](reproduction.md#how-this-page-came-about)).
 
-**Where it stands.** {summary}
+**Where it stands.** {summary} "Before" is the earlier page's verdict, on five seeds by an older
+design and rule. Results so far: {measured} of {planned} registered runs.
 """
 
 
 def three_minutes(study: Study) -> str:
     """The study on one page, for who has no more time."""
     text = THREE_MINUTES.format(count=len(study.outcomes), seeds=study.facts["seeds"],
-                                summary=summary(study))  # fmt: skip
+                                summary=summary(study), **study.facts["runs"])  # fmt: skip
     lines = [text]
     for paper in PAPERS:
         own = [one for one in study.outcomes if one.claim.paper == paper]
         if not own:
             continue
-        lines += [f"## {paper}", "", "| Claim | Verdict | Seen |", "|---|---|---|"]
+        lines += [f"## {paper}", "", "| Claim | Verdict | Before | Seen |", "|---|---|---|---|"]
         for one in own:
             seen = "; ".join(f"{e.metric.name}: {e.shown}" for e in one.effects[:2])
             more = f"; and {len(one.effects) - 2} more" if len(one.effects) > 2 else ""
-            lines.append(f"| {one.claim.statement} | {one.verdict} | {seen}{more} |")
+            verdict = one.verdict if one.effects else "not judged yet"
+            before = BEFORE.get(one.claim.name, "")
+            lines.append(f"| {one.claim.statement} | {verdict} | {before} | {seen}{more} |")
         lines += ["", believed(own), ""]
     return "\n".join(lines)
 
