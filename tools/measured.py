@@ -96,6 +96,8 @@ def faster() -> str:
     for _, results in _cases():
         own = results["seconds"][OURS]
         for name in ("TRL dpo, defaults", "TRL dpo, tuned"):
+            if name not in results["seconds"]:
+                continue
             both = zip(results["seconds"][name], own, strict=True)
             ratios.setdefault(name, []).append(statistics.median(t / o for t, o in both))
             if name in results["memory"]:
