@@ -1,7 +1,6 @@
 """The rows behind the rates, in a real browser: counted, filtered, linked, blurred, harmless."""
 
 import re
-import time
 
 import pytest
 
@@ -159,7 +158,7 @@ def test_five_thousand_rows_open_within_a_second(chromium, tmp_path):
     report = report_from_runs([run])
     path = render_report(report, tmp_path / "report.html")
     assert not (tmp_path / "report-rows").exists()
-    begin = time.monotonic()
-    opened(chromium, path, "#rows?model=large&measure=asr&attack=prefill")
-    took = chromium.run("performance.now()") / 1000
-    assert took < 1.5, f"{took:.2f} s by the page's clock, {time.monotonic() - begin:.2f} in all"
+    chromium.open(path)
+    chromium.run("location.hash = '#rows?model=large&measure=asr&attack=prefill'")
+    took = chromium.run(READY.replace("done(true)", "done(performance.now())")) / 1000
+    assert took < 1.0, f"{took:.2f} s by the page's clock"

@@ -1,8 +1,8 @@
 """Write what was measured of diffusion into docs/diffusion.md, from studies/results/diffusion.json.
 
-TRUELINE_FIGURES=studies/results/diffusion.json pytest -m slow tests/test_diffusion_world.py
+trueline demo --diffusion --json > demo.json
 python benchmarks/diffusion.py --out cost.json                  # and with --dspo
-python tools/diffusion_figures.py --keep cost.json
+python tools/diffusion_figures.py --keep demo.json cost.json
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ RUNS = {
     "dpo": "Diffusion-DPO, beta 2000, SDPO",
     "dspo-swapped": "*DSPO, labels swapped*",
     "dspo-random": "*DSPO, random losers*",
-    "dpo-unguarded": "*Diffusion-DPO without SDPO*",
 }
 COST = {"diffusion_dpo": "Diffusion-DPO", "dspo": "DSPO, fixed target"}
 
@@ -84,11 +83,14 @@ def read() -> dict[str, Any]:
 
 
 def keep(files: Sequence[Path]) -> None:
-    """Keep what these files of the benchmark hold."""
+    """Keep what these files of the demo and the benchmark hold."""
     kept = read()
     for file in files:
         told = json.loads(file.read_text("utf-8"))
-        kept.setdefault("cost", {})[told.pop("objective")] = told
+        if "models" in told:
+            kept["world"] = told["models"]
+        else:
+            kept.setdefault("cost", {})[told.pop("objective")] = told
     KEPT.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
 
 
