@@ -140,6 +140,23 @@ def test_keyboard_alone_opens_a_rate_filters_and_returns(chromium, page):
     assert chromium.run("document.activeElement.getAttribute('href')") == href
 
 
+def test_paper_begins_with_the_verdicts_beside_their_reasons(chromium, page):
+    """A table that may not break leaves the first sheet empty; a verdict ends before its reason."""
+    opened(chromium, page, width=680)
+    chromium.call("Emulation.setEmulatedMedia", media="print")
+    assert (
+        chromium.run("getComputedStyle(document.querySelector('.decisions')).breakInside") == "auto"
+    )
+    gaps = chromium.run("""[...document.querySelectorAll('.decisions tbody tr')].map((row) => {
+      const words = document.createRange();
+      words.selectNodeContents(row.querySelector('.ruling'));
+      return row.querySelector('.reason').getBoundingClientRect().left
+        - words.getBoundingClientRect().right; })""")
+    chromium.call("Emulation.setEmulatedMedia", media="")
+    assert len(gaps) == 3
+    assert min(gaps) >= 0
+
+
 def test_filters_are_told_by_the_address(chromium, page):
     opened(chromium, page)
     pick = "const s = document.querySelector('.filters [name={}]'); s.value = '{}'; "
