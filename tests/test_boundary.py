@@ -87,6 +87,10 @@ def test_i9_values_that_are_no_yaml():
         assert coerce("output_dir", text, str | None) == text
         with pytest.raises(UserError):
             coerce("learning_rate", text, float)
+    for key in ("dtype", "dataset_name", "model_name_or_path", "chat_template"):
+        with pytest.raises(ConfigError, match=f"{key} must be str, got True"):
+            coerce(key, True, str | None)
+    assert coerce("resume_from_checkpoint", True, str | None) is True
 
 
 @pytest.mark.parametrize(

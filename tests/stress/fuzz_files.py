@@ -248,7 +248,8 @@ def as_parquet(folder, draw):
     import pyarrow
     import pyarrow.parquet
 
-    rows = [json.loads(line) for line in (folder / "table.jsonl").read_text().splitlines()]
+    lines = (folder / "table.jsonl").read_text("utf-8-sig").split("\n")
+    rows = [json.loads(line) for line in lines if line.strip()]
     for row in rows:
         for key in row.keys() - {"caption", "prompt", "label", "label_0"}:
             name = row[key]["path"] if isinstance(row[key], dict) else row[key]

@@ -451,7 +451,8 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
         numeric = {float}  # several where one is meant
     if isinstance(value, str) and (str in kinds or not (numeric or dict in origins)):
         return value
-    if not numeric and not {list, dict} & origins:
+    text = kinds <= {str, types.NoneType} and key != "resume_from_checkpoint"
+    if not numeric and not {list, dict} & origins and not (text and isinstance(value, bool)):
         return value if isinstance(value, str | bool) else str(value)
     kinds -= {types.NoneType}
     wanted = " or ".join(sorted(getattr(kind, "__name__", str(kind)) for kind in kinds))
