@@ -308,7 +308,7 @@ def _pictures_miscounted(data, trainer, count, good, ties, strict):
         wrong.append(f"{len(good)} good rows, used: {used}")
     if data.dropped.get("a tie", 0) < len(ties):  # one that is spoiled may be seen as a tie
         wrong.append(f"{len(ties)} ties, told: {data.notes()}")
-    if strict == 0 and (encodings.bad or dropped > len(ties)):
+    if strict == 0 and (encodings.bad or dropped > data.dropped.get("a tie", 0)):
         wrong.append("rows dropped where the strict reading took all")
     return wrong
 
