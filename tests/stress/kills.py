@@ -89,7 +89,7 @@ def one(verb, inputs, work, expected, point, number):
         second = faults.Points(watched, at=1 + at % 23)
         row["kills"] += int(go_on(verb, inputs, work, before=second).killed)
     last = go_on(verb, inputs, work)
-    if last.code != 0:
+    if last.code != 0 and not (verb.done and verb.done in last.err):
         return {**row, "ok": False, "said": f"exit {last.code}: {last.err[-800:]}"}
     try:
         found = verb.result(work)

@@ -63,6 +63,7 @@ class Verb:
         result: from the working folder to what came of it, compared by ``==``.
         resumes: whether it goes on by --resume, rather than by the same command.
         folders: what is watched, below the working folder.
+        done: what it says where all was done before; what came of it must be there then, too.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Verb:
     result: object
     resumes: bool = False
     folders: tuple = field(default=("run", "cache"))
+    done: str = ""
 
 
 def weights(folder):
@@ -182,7 +184,7 @@ VERBS = {
     for verb in (
         Verb("align", _align, trained, resumes=True),
         Verb("evaluate", _evaluate, evaluated),
-        Verb("data difficulty", _curate, curated),
+        Verb("data difficulty", _curate, curated, done="out.jsonl: the file exists"),
         Verb("reproduce", _reproduce, studied),
         Verb("diffusion align", _diffuse, trained, resumes=True),
         Verb("diffusion evaluate", _paint, painted),
