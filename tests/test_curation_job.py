@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tiny import tiny_llama, tiny_tokenizer
 from trueline.curation.jobs import job as jobs
 from trueline.curation.jobs.job import Job
 from trueline.data import DataError, load_examples
@@ -250,6 +251,23 @@ def test_shards_merged_equal_one_machine(tmp_path):
     vectors = np.random.default_rng(0).normal(size=(4200, 8)).astype(np.float32)
     np.save(tmp_path / "v.npy", vectors)
     shared_out("select", source, tmp_path / "select", vectors=tmp_path / "v.npy", fraction=0.3)
+
+
+@pytest.mark.parametrize(
+    ("step", "rows", "options"),
+    [
+        ("difficulty", 150, {"low": 0.2}),
+        ("select", 300, {"fraction": 0.3}),
+        ("preference", 150, {"max_new_tokens": 2}),
+    ],
+)
+def test_shards_of_what_a_model_does_equal_one_machine(step, rows, options, tmp_path):
+    """Log-probs, embeddings and candidates."""
+    tiny_llama().save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    role = {"difficulty": "model", "select": "policy", "preference": "second"}[step]
+    options = {**options, role: str(tmp_path / "model")}
+    shared_out(step, many_rows(tmp_path / "a.jsonl", rows), tmp_path, **options)
 
 
 def test_a_merge_without_all_shards_and_shards_of_nothing_are_refused(tmp_path, capsys):
