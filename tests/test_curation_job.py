@@ -222,7 +222,7 @@ def shared_out(step, source, tmp_path, **options):
     alone = tmp_path / "alone" / "out.jsonl"
     merged = tmp_path / "merged" / "out.jsonl"
     assert curate(step, str(source), alone, **options) is not None
-    for shard in ("2/3", "1/3", "3/3", "1/3"):
+    for shard in ("2/3", "1/3", "3/3", "1/3", "2/3"):  # what has two stages takes each share twice
         assert curate(step, str(source), merged, shard=shard, **options) is None
         assert not merged.exists()
     made = curate(step, str(source), merged, merge=True, **options)
@@ -238,7 +238,7 @@ def shared_out(step, source, tmp_path, **options):
 def many_rows(path, count=2100):
     rows = [
         {"prompt": f"how do i find the way to house {i % 1700}, please?", "chosen": f"left {i}",
-         "rejected": f"right {i % 40}"}
+         "rejected": f"right {i % 40}", "safety": ("safe", "harmful")[i % 2]}
         for i in range(count)
     ]  # fmt: skip
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
