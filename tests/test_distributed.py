@@ -393,9 +393,9 @@ def test_pieces_are_read_however_they_were_cut(writers, readers, tmp_path):
 
 def test_d8_bare_torchrun_on_a_cpu_meets():
     code = (
-        "from trueline import AlignmentConfig; "
+        "import os; from trueline import AlignmentConfig; "
         "args = AlignmentConfig(output_dir='unused', loss_type='dpo'); "
-        "print(args.world_size, args.device.type)"
+        "os.write(1, f'{args.world_size} {args.device.type}\\n'.encode())"  # in one piece
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     done = subprocess.run(
