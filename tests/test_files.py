@@ -121,3 +121,15 @@ def test_i7_another_hosts_lock_holds_while_it_is_touched(tmp_path, monkeypatch, 
             files.touch()
     assert lock.read_text() == other
     assert f"{tmp_path} was taken over by process 1 on elsewhere" in capfd.readouterr().err
+
+
+def test_i7_a_forked_process_has_no_say_in_its_parents_lock(tmp_path):
+    with Lock(tmp_path / "parents"):
+        child = os.fork()
+        if child == 0:  # a lock of its own is touched; the parent's is not mistaken for lost
+            with Lock(tmp_path / "childs"), Lock(tmp_path / "parents"):
+                os.utime(tmp_path / "parents" / LOCK, (1, 1))
+                files.touch()
+            told = (tmp_path / "parents" / LOCK).stat().st_mtime == 1
+            os._exit(0 if told and not (tmp_path / "childs" / LOCK).exists() else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -255,6 +255,7 @@ class Lock:
             return self
         self._acquire()
         _held[self.path] = 1
+        _taken_by[self.path] = os.getpid()
         _keep_touching()
         return self
 
@@ -305,13 +306,17 @@ class Lock:
     ) -> None:
         _held[self.path] -= 1
         if not _held[self.path]:
-            del _held[self.path]
+            del _held[self.path], _taken_by[self.path]
             if _owner(self.path) in (None, Owner.here()):
                 self.path.unlink(missing_ok=True)
 
 
 _held: dict[Path, int] = {}
-"""The locks of this process, and how often each is taken."""
+"""The locks of this process, and how often each is taken. A process that was forked while one was
+held may take it again, too."""
+
+_taken_by: dict[Path, int] = {}
+"""Which process took each: a forked one has no say in what its parent holds."""
 
 
 _touching: list[threading.Thread] = []
@@ -332,7 +337,7 @@ def _keep_touching() -> None:
 def touch() -> None:
     """Show that the owner of this process's locks lives. One that was taken over while this
     process stood still ends its work as Control-C does."""
-    for path in list(_held):
+    for path in [path for path, taker in list(_taken_by.items()) if taker == os.getpid()]:
         owner = _owner(path)
         if owner == Owner.here():
             with contextlib.suppress(OSError):
