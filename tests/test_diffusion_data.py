@@ -2,8 +2,12 @@
 
 import io
 import json
+import random
+import re
+import warnings
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -148,6 +152,54 @@ def test_transparency_lies_on_white_and_grey_becomes_rgb():
         buffer = io.BytesIO()
         Image.new(mode, (3, 3), color).save(buffer, "PNG")
         assert decode(buffer.getvalue(), "x").getpixel((1, 1)) == (expected,) * 3
+
+
+def test_sixteen_bits_of_gray_are_not_cut_off():
+    """Pillow's own conversion paints all but the darkest 1 in 256 white; of floats nobody knows."""
+    levels = np.linspace(0, 65535, 16).reshape(4, 4)
+    files = []
+    for kind, name in (("uint16", "PNG"), ("float32", "TIFF")):
+        buffer = io.BytesIO()
+        Image.fromarray(levels.astype(kind)).save(buffer, name)
+        files.append(buffer.getvalue())
+    found = np.asarray(decode(files[0], "x"))
+    assert (found == (levels / 257).round()[..., None]).all()
+    with pytest.raises(CorruptImageError, match="mode F do not say what is white"):
+        decode(files[1], "x")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA"])
+def test_whatever_a_decoder_raises_names_the_place(kind):
+    """Bytes changed at random are an image or a CorruptImageError in one line, with its cause."""
+    rng, buffer = random.Random(kind), io.BytesIO()
+    Image.open(io.BytesIO(picture(0))).save(buffer, kind)
+    refused = []
+    for _ in range(150):
+        data = bytearray(buffer.getvalue())
+        for _ in range(rng.randint(1, 6)):
+            place = rng.randrange(min(len(data), rng.choice([30, 200, len(data)])))
+            data[place] = rng.randrange(256)
+        cut = bytes(data[: rng.randint(1, len(data))] if rng.random() < 0.3 else data)
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                assert decode(cut, "row 3, jpg_0").mode == "RGB"
+        except CorruptImageError as error:
+            refused.append(error)
+    assert len(refused) > 5
+    for error in refused:
+        assert re.fullmatch(r"row 3, jpg_0 is no readable image: .*\w.*", str(error))
+        assert "0x" not in str(error)
+        assert error.__cause__ is not None
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_what_is_not_the_files_fault_goes_through(error, monkeypatch):
+    def fail(file):
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(error):
+        decode(picture(0), "x")
 
 
 def test_grids_and_enlarged_pictures():

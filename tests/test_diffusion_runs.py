@@ -6,9 +6,12 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -192,6 +195,38 @@ def test_p3_the_next_step_is_encoded_while_this_one_trains(tmp_path, monkeypatch
     assert threading.main_thread() not in threads
     run.close()
     assert not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_p3_an_error_in_training_leaves_nobody_at_work(tmp_path, error):
+    """Who reads and encodes ahead goes home at once: 64 pictures are expected by then, each of a
+    slow disk, and Python's exit would wait for them all. The same trainer can go on."""
+    run, read = trainer(tmp_path, rows=pick_rows(4) * 50, max_steps=60), []
+
+    def at_work():
+        return [t.name for t in threading.enumerate() if t.name.startswith(("frames", "encoding"))]
+
+    def slow(read_source):
+        return lambda: read.append(time.sleep(0.02)) or read_source()
+
+    for number, example in enumerate(run.encodings.examples):
+        images = tuple(replace(source, read=slow(source.read)) for source in example.images)
+        run.encodings.examples[number] = replace(example, images=images)
+
+    def fail(step):
+        raise error
+
+    run.on_step = fail
+    with pytest.raises(error):
+        run.train()
+    assert not at_work()
+    before = len(read)
+    assert before < 40, "what was only expected is not read any more"
+    run.on_step = lambda step: signal.raise_signal(signal.SIGTERM) if step == 3 else None
+    with pytest.raises(Interrupted):
+        run.train()
+    assert run.done == 3
+    assert not at_work()
 
 
 @pytest.mark.parametrize("flip", [False, True])

@@ -8,6 +8,7 @@ a pair share all of it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -142,11 +143,7 @@ class Batches:
         self._last = 0
         self._next: dict[int, Future[list[NoisyBatch]]] = {}
         self._beside: ThreadPoolExecutor | None = None
-        if encodings.keeping.workers:
-            device = next(model.denoiser.parameters()).device
-            self._beside = ThreadPoolExecutor(
-                1, "encoding", initializer=_settle, initargs=(torch.get_num_threads(), device)
-            )
+        self._ended = threading.Event()
 
     def examples(self, step: int) -> list[int]:
         """The effective batch's examples: the data in a new order each epoch, without a gap."""
@@ -164,8 +161,14 @@ class Batches:
 
     def expect(self, first: int, last: int) -> None:
         """Have steps first to last, without the last, made ready ahead of their time: images read,
-        and the next step's encoded."""
+        and the next step's encoded. Who does it is at work until ``close``."""
         self._last = last
+        self._ended.clear()
+        if self.encodings.keeping.workers and self._beside is None:
+            device = next(self.model.denoiser.parameters()).device
+            self._beside = ThreadPoolExecutor(
+                1, "encoding", initializer=_settle, initargs=(torch.get_num_threads(), device)
+            )
         self.encodings.frames.expect(
             (step, View(index, number, draw.flip))
             for step in range(first, last)
@@ -185,9 +188,13 @@ class Batches:
         return iter(ready.result())
 
     def close(self) -> None:
-        """Send who reads and encodes ahead home."""
+        """Send who reads and encodes ahead home, at the latest after the micro-batch at hand: left
+        waiting, Python's exit would have them do all that they were ever asked for."""
+        self._ended.set()
         if self._beside is not None:
             self._beside.shutdown(cancel_futures=True)
+            self._beside = None
+        self._next.clear()
         self.encodings.frames.close()
 
     def draw(self, step: int, place: int) -> Draw:
@@ -212,8 +219,13 @@ class Batches:
         return self._orders[epoch]
 
     def _whole(self, step: int) -> list[NoisyBatch]:
+        made = []
         with self.encodings.alone:
-            return list(self._made(step))
+            for batch in self._made(step):
+                if self._ended.is_set():
+                    break
+                made.append(batch)
+        return made
 
     def _made(self, step: int) -> Iterator[NoisyBatch]:
         self.encodings.frames.begin(step)

@@ -126,6 +126,7 @@ class Encodings:
                     advance(1)
             self.conditions([""])
         finally:
+            self.frames.close()
             self.flush()  # an interrupted pass goes on where it stopped
         if world_size() > 1:
             everyone: list[dict[int, str]] = [{} for _ in range(world_size())]

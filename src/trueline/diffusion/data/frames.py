@@ -74,15 +74,18 @@ class Frames:
         workers: int = 0,
     ) -> None:
         self.examples, self.framing, self.known = examples, framing, known
-        self._limit = AHEAD * workers
-        self._pool = ThreadPoolExecutor(workers, "frames") if workers else None
+        self._workers = workers
+        self._pool: ThreadPoolExecutor | None = None
         self._coming: Iterator[tuple[int, View]] = iter(())
         self._ahead: dict[View, tuple[int, Future[Read]]] = {}
         self._keys: dict[View, bytes] = {}
 
     def expect(self, coming: Iterator[tuple[int, View]]) -> None:
-        """Begin to read what will be asked for, in this order; each with the step that asks."""
+        """Begin to read what will be asked for, in this order; each with the step that asks.
+        Who reads is at work until ``close``."""
         self._coming = coming
+        if self._workers and self._pool is None:
+            self._pool = ThreadPoolExecutor(self._workers, "frames")
         self._fill()
 
     def begin(self, step: int) -> None:
@@ -105,12 +108,15 @@ class Frames:
         return future.result()
 
     def close(self) -> None:
-        """Send the workers home."""
+        """Send the workers home; what they have not begun to read is read when it is asked for."""
+        self._coming = iter(())
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+        self._ahead.clear()
 
     def _fill(self) -> None:
-        while self._pool is not None and len(self._ahead) < self._limit:
+        while self._pool is not None and len(self._ahead) < AHEAD * self._workers:
             step, view = next(self._coming, (0, None))
             if view is None:
                 return

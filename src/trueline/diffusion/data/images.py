@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trueline.errors import UserError
+from trueline.errors import UserError, cause
 
 
 class CorruptImageError(UserError):
@@ -81,14 +82,29 @@ def decode(data: bytes, place: str) -> Any:
     """An RGB image from a file's bytes; transparency on white.
 
     Raises:
-        CorruptImageError: the bytes are no whole image.
+        CorruptImageError: the bytes are no whole image, or its white is not known.
     """
     library = pillow()
     try:
         image = library.open(io.BytesIO(data))
         image.load()
+        return _in_color(image)
+    except MemoryError:  # the machine's fault, not the file's
+        raise
     except Exception as error:  # its decoders raise a dozen unrelated kinds
-        raise CorruptImageError(f"{place} is no readable image: {error}") from None
+        why = cause(error)
+        if isinstance(error, sys.modules["PIL"].UnidentifiedImageError):
+            why = f"{len(data):,} bytes of no format that Pillow knows"
+        raise CorruptImageError(f"{place} is no readable image: {why}") from error
+
+
+def _in_color(image: Any) -> Any:
+    """As RGB; Pillow would cut 16 bits of gray off at 255, so that nearly all is white."""
+    library = pillow()
+    if image.mode.startswith("I;16"):
+        image = library.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} do not say what is white; save 8 bits")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         ground = library.new("RGBA", image.size, (255, 255, 255, 255))

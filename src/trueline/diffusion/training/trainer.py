@@ -238,13 +238,14 @@ class DiffusionTrainer:
             if not self._begun:
                 self.begin(resume=resume)
             self._begun = False
-            self.batches.expect(self.done, self.config.max_steps)
-            self._reached(State.PREPARED)
             try:
+                self.batches.expect(self.done, self.config.max_steps)
+                self._reached(State.PREPARED)
                 with self._signals:
                     self._reached(State.TRAINING)
                     logged = self._loop(fresh=not resume)
             finally:
+                self.batches.close()
                 self.encodings.flush()
         return logged
 
@@ -395,7 +396,6 @@ class DiffusionTrainer:
         """Leave the process group in order: the data-parallel wrapper must go before the group
         does, or a process that outlives the others waits for them for ever."""
         self.wrapped = self.model.denoiser
-        self.batches.close()
         self.accelerator.free_memory()
         gc.collect()
         self.accelerator.wait_for_everyone()
