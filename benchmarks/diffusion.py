@@ -14,8 +14,9 @@ timed before the first step. The UNet's, the VAE's and the text encoder's widths
 divided by one factor, so that their shares of the arithmetic stay the real ones.
 
 What counts is processor time (`time.process_time`, one thread); on a GPU it is wall time between
-two synchronizations, in bfloat16 under autocast. Peak memory is that of the steps alone: on a CPU
-the high-water mark of a process of each contender's own, set back after the set-up (Linux).
+two synchronizations, in bfloat16 under autocast. Peak memory is that during the steps: on a CPU
+the high-water mark of a process of each contender's own, set back after the set-up (Linux), with
+the libraries that diffusers' script and Trueline both load.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets  # noqa: F401, by which diffusers' script reads its data, and Trueline too
 import numpy as np
 import torch
 import torch.nn.functional as F
