@@ -106,6 +106,11 @@ class Watched:
         self.figures: dict[str, float] = {}
         return self
 
+    def note(self, what: str) -> None:
+        """When something comes first."""
+        self.figures.setdefault(what, time.perf_counter() - self.begun)
+        self.figures.setdefault(f"{what}, processor", self._cpu() - self.cpu)
+
     @staticmethod
     def _cpu() -> float:
         own, theirs = (
@@ -166,7 +171,25 @@ def _as_trl(row: dict[str, str], tokenizer: Any) -> dict[str, list[int]]:
 
 
 def restart(options: argparse.Namespace) -> dict[str, float]:
-    """From a file of rows that was encoded before to the first step's end."""
+    """From a file of rows that was encoded before to the first steps of an epoch over all of them.
+
+    With ``--reference-cache filled`` all that the epoch reads of the reference is kept, too.
+    """
+    filled = options.folder / f"filled-{options.count}-{options.words}-{options.loss}"
+    if options.reference_cache == "filled" and not filled.exists():
+        subprocess.run([sys.executable, __file__, "fill", *sys.argv[2:]], check=True)
+        filled.touch()
+    from trueline import AlignmentConfig, AlignmentTrainer  # noqa: F401  (outside of the time)
+
+    with Watched() as watched:
+        trainer = restarted(options, watched)
+        watched.note("trainer made")
+        trainer.train()
+    return watched.figures
+
+
+def restarted(options: argparse.Namespace, watched: Watched) -> Any:
+    """A trainer of one epoch that ends after three steps, and notes when the first one begins."""
     from transformers import TrainerCallback
 
     from trueline import AlignmentConfig, AlignmentTrainer
@@ -176,27 +199,43 @@ def restart(options: argparse.Namespace) -> dict[str, float]:
     path = options.folder / f"rows-{options.count}-{options.words}.jsonl"
     write_rows(path, options.count, options.words)
     os.environ["TRUELINE_CACHE"] = str(options.folder / "cache")
-    figures: dict[str, float] = {}
 
     class Note(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            figures.setdefault("first step begins", time.perf_counter() - watched.begun)
+            watched.note("first step begins")
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = state.global_step >= 3
+
+    kept = None if options.reference_cache == "filled" else options.reference_cache
+    return AlignmentTrainer(
+        small_model(tokenizer),
+        args=AlignmentConfig(
+            output_dir=tempfile.mkdtemp(dir=options.folder), loss_type=options.loss,
+            num_train_epochs=1, per_device_train_batch_size=64, save_strategy="no",
+            report_to="none", disable_tqdm=True, gradient_checkpointing=False, use_cpu=True,
+            dataset_num_proc=options.processes, reference_cache=kept,
+            precompute_ref_log_probs=options.loss != "simpo",
+        ),
+        train_dataset=load_examples(path), processing_class=tokenizer, callbacks=[Note()],
+    )  # fmt: skip
+
+
+def fill(options: argparse.Namespace) -> dict[str, float]:
+    """What :func:`restart` finds: rows encoded, and a made-up log-prob of each token that an epoch
+    reads of the reference, through the cache's own writer. No model is asked."""
+    from trueline.batching.arrow import keys_of
 
     with Watched() as watched:
-        trainer = AlignmentTrainer(
-            small_model(tokenizer),
-            args=AlignmentConfig(
-                output_dir=tempfile.mkdtemp(dir=options.folder), loss_type=options.loss,
-                max_steps=3, per_device_train_batch_size=64, save_strategy="no", report_to="none",
-                disable_tqdm=True, gradient_checkpointing=False, use_cpu=True,
-                dataset_num_proc=options.processes, reference_cache=options.reference_cache,
-                precompute_ref_log_probs=options.loss == "kto",
-            ),
-            train_dataset=load_examples(path), processing_class=tokenizer, callbacks=[Note()],
-        )  # fmt: skip
-        figures["trainer made"] = time.perf_counter() - watched.begun
-        trainer.train()
-    return {**figures, **watched.figures}
+        trainer = restarted(options, watched)
+        cache = trainer.reference.cache
+        for trees in trainer._read_in_training():
+            for tree in trees:
+                for key, branch in zip(keys_of(tree), tree.branches, strict=True):
+                    cache.add(key.tobytes(), np.full(branch.length, -1.0, dtype=np.float32))
+        cache.exchange()
+        trainer._precompute(trainer._read_in_training())  # what is read together is noted
+    return watched.figures
 
 
 def reference(options: argparse.Namespace) -> dict[str, float]:
@@ -375,8 +414,8 @@ def _pool(url: str, prompts: list[str], concurrency: int) -> int:
 # --- all of it ------------------------------------------------------------------------------------
 
 LINES: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
-    "encoding": encoding, "restart": restart, "reference": reference, "server": server,
-    "dedup": dedup, "local": local,
+    "encoding": encoding, "restart": restart, "fill": fill, "reference": reference,
+    "server": server, "dedup": dedup, "local": local,
 }  # fmt: skip
 
 

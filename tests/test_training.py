@@ -27,7 +27,7 @@ from trueline.objectives import OBJECTIVES, bind
 from trueline.scoring import Scorer
 from trueline.training import NonFiniteError, StepEngine, last_checkpoint
 from trueline.training.reference import Reference, ReferenceCache
-from trueline.training.sampling import BatchPlan
+from trueline.training.sampling import BatchPlan, Mismatched
 
 SCRIPT = Path(__file__).with_name("train_tiny.py")
 
@@ -408,6 +408,38 @@ def test_kto_keeps_no_copy_and_runs_no_reference_in_the_loop(tmp_path, monkeypat
     run.train()
     run.evaluate()
     assert set(calls) == {0}, "all of it before the first step"
+
+
+def test_what_kto_compares_with_is_made_once_and_then_looked_up(tmp_path, monkeypatch):
+    """A restart on kept reference log-probs makes no tree for its plan; a plan of other batches,
+    a list or a shard that is damaged, and it is made again."""
+    made, walk = [], Mismatched.__iter__
+    monkeypatch.setattr(Mismatched, "__iter__", lambda self: (made.append(1), walk(self))[1])
+
+    def train(label, **changes):
+        cache = {"reference_cache": str(tmp_path / "cache")}
+        run = trainer(tmp_path / label, loss_type="kto", **cache, **{"max_steps": 3, **changes})
+        run.train()
+        times = len(made)
+        made.clear()
+        return times, weights(run.model)
+
+    def flip(pattern):
+        for path in (tmp_path / "cache").rglob(pattern):
+            data = bytearray(path.read_bytes())
+            data[-20] ^= 1
+            path.write_bytes(data)
+
+    times, truth = train("first")
+    assert times == 1
+    for label, damage in {"again": None, "list": "*.keys", "sums": "*.safetensors"}.items():
+        flip(damage or "none")
+        times, found = train(label)
+        assert (label, times) == (label, 0 if damage is None else 1)
+        assert torch.equal(found, truth)
+    for label, changes in {"seed": {"seed": 7}, "steps": {"max_steps": 4}}.items():
+        assert train(label, **changes)[0] == 1, label
+        assert train(f"{label} again", **changes)[0] == 0, label
 
 
 def test_micro_batches_by_tokens_give_the_same_update(tmp_path):

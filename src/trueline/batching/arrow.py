@@ -216,6 +216,12 @@ class Trees(Sequence[TokenTree]):
         return self._column("targets")
 
     @property
+    def keys(self) -> Column:
+        """(C, 2) uint64: every completion's key under the reference."""
+        none = np.zeros((0, 2), dtype=np.uint64)
+        return np.concatenate([none, *(shard.keys for shard in self.shards)])
+
+    @property
     def referenced(self) -> bool:
         """Whether any tree has another prompt for the reference."""
         return any(shard.values["referenced"].any() for shard in self.shards)

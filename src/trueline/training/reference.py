@@ -14,7 +14,8 @@ import itertools
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -31,7 +32,7 @@ from trueline.errors import UserError
 from trueline.files import whole
 from trueline.scoring import TOKEN_BUDGET, Scorer, evaluating
 from trueline.training.coupling import everyones, process, world_size
-from trueline.training.sums import Sums
+from trueline.training.sums import Sums, read_keys, write_keys
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,25 @@ class ReferenceCache:
         """One completion's per-token log-probs, of a cache made with ``tokens=True``."""
         assert self._tokens is not None
         return self._tokens[key]
+
+    def holds(self, name: str | None) -> bool:
+        """Whether a list of keys was kept under a name, and all of them are here."""
+        if self.folder is None or name is None:
+            return False
+        try:
+            keys = read_keys(self.folder / f"{name}.keys")
+        except (OSError, ValueError):  # there is none, or not a whole one: it is made again
+            return False
+        starts = range(0, len(keys), 16 * SHARD_ROWS)
+        return all(self.find(keys[start : start + 16 * SHARD_ROWS])[0].all() for start in starts)
+
+    def list(self, name: str | None, blocks: Iterable[Values]) -> None:
+        """Keep the keys of what is wanted together, for :meth:`holds`; with a name of None, or
+        without a folder, only go through them."""
+        if self.folder is None or name is None or process():
+            deque(blocks, maxlen=0)
+        else:
+            write_keys(self.folder / f"{name}.keys", blocks)
 
     def _settle(self) -> None:
         """What was added one by one goes into columns."""

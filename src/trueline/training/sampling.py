@@ -6,9 +6,13 @@ cut into micro-batches and ranks cannot change what is in it, nor which completi
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +21,7 @@ from torch.utils.data import Sampler
 from trueline.batching import TokenTree, Trees
 from trueline.batching.trees import mismatch
 from trueline.errors import UserError
+from trueline.files import checksum
 
 Column: TypeAlias = np.ndarray[Any, Any]
 
@@ -204,18 +209,9 @@ class BatchPlan(Sampler[list[int]]):
             [sum(len(tree.branches) for tree in share) for share in shares],
         )
 
-    def mismatched_trees(self, steps: int) -> Iterator[TokenTree]:
+    def mismatched_trees(self, steps: int) -> Mismatched:
         """What the objective will be compared with in the first ``steps`` steps, all ranks'."""
-        if not self.mismatched:
-            return
-        present = self.epoch
-        try:
-            for epoch in range(-(-steps // len(self))):
-                self.epoch = epoch
-                for indices in itertools.islice(self, steps - epoch * len(self)):
-                    yield from self._others(indices)
-        finally:
-            self.epoch = present
+        return Mismatched(self, steps)
 
     def largest(self) -> tuple[int, int]:
         """Tokens, and scored tokens, of the largest micro-batch of the present epoch."""
@@ -247,6 +243,49 @@ class BatchPlan(Sampler[list[int]]):
     def _cut(self, trees: Sequence[TokenTree]) -> list[list[TokenTree]]:
         starts = _starts([t.inputs for t in trees], self.max_tokens, self.micro_batch_size)
         return [list(trees[i:j]) for i, j in itertools.pairwise([*starts, len(trees)])]
+
+
+class Mismatched:
+    """The trees that an objective compares with in a plan's first steps, one after the other.
+
+    Args:
+        plan: of any epoch, which stays as it is.
+        steps: from the first step on.
+    """
+
+    def __init__(self, plan: BatchPlan, steps: int) -> None:
+        self.plan, self.steps = plan, steps
+
+    def __iter__(self) -> Iterator[TokenTree]:
+        plan = self.plan
+        if not plan.mismatched:
+            return
+        present = plan.epoch
+        try:
+            for epoch in range(-(-self.steps // len(plan))):
+                plan.epoch = epoch
+                for indices in itertools.islice(plan, self.steps - epoch * len(plan)):
+                    yield from plan._others(indices)
+        finally:
+            plan.epoch = present
+
+    @property
+    def name(self) -> str | None:
+        """32 hexadecimal digits of what decides which trees these are; None where there are
+        none."""
+        plan = self.plan
+        if not plan.mismatched:
+            return None
+        facts = [
+            plan.trees.content, plan.batch_size, plan.seed, plan.shuffle, plan.drop_last,
+            self.steps, np.__version__, _source(__name__), _source(mismatch.__module__),
+        ]  # fmt: skip
+        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
+
+
+def _source(module: str) -> str:
+    """What a module's file is."""
+    return checksum(Path(str(sys.modules[module].__file__)))
 
 
 def _starts(sizes: Sequence[int], max_tokens: int | None, count: int) -> list[int]:

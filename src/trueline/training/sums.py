@@ -1,8 +1,10 @@
-"""Numbers by 16-byte keys in sorted columns: 24 bytes each, in memory or memory-mapped."""
+"""Numbers by 16-byte keys in sorted columns, 24 bytes each, in memory or memory-mapped; and lists
+of keys in files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -94,6 +96,33 @@ class Sums:
             raise ValueError("its checksum does not match")
         self.parts.append(np.load(path, mmap_mode="r"))
         return [str(name) for name in facts["files"]]
+
+
+def write_keys(path: Path, blocks: Iterable[Column]) -> None:
+    """Blocks of (N, 2) keys into a file as they come, behind them their digest."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.blake2b(digest_size=16)
+    with whole(path) as part, part.open("wb") as file:
+        for keys in blocks:
+            data = np.ascontiguousarray(keys, dtype="<u8").tobytes()
+            digest.update(data)
+            file.write(data)
+        file.write(digest.digest())
+
+
+def read_keys(path: Path) -> Column:
+    """(N, 2) keys of such a file, memory-mapped.
+
+    Raises:
+        ValueError: it is not as it was written.
+        OSError: it cannot be read.
+    """
+    raw = np.memmap(path, dtype=np.uint8, mode="r")
+    keys, digest = raw[:-16], raw[-16:]
+    if hashlib.blake2b(keys.data, digest_size=16).digest() != digest.tobytes():
+        raise ValueError("its digest does not match")
+    found: Column = keys.view("<u8").reshape(-1, 2)
+    return found
 
 
 def _sorted(columns: Column) -> Column:

@@ -424,29 +424,43 @@ class AlignmentTrainer(Trainer):
         there is a step to end with, a signal ends all ranks after a batch."""
         if self.reference is None or not self.args.precompute_ref_log_probs:
             return
-        rank, world = self.args.process_index, self.args.world_size
+        cache = self.reference.cache
         try:
             with progress("reference log-probs", None, quiet=self._quiet) as advance:
+                total = 0
 
-                def scored(count: int) -> None:
-                    advance(count)
-                    if first:
+                def told(done: int, more: int = 0) -> None:
+                    nonlocal total
+                    total += more
+                    advance(done, total)
+                    if first and done:
                         piece_done()
 
-                total = 0
-                for trees in (block for dataset in datasets for block in _blocks(dataset)):
-                    found = everyones(self.reference.missing_at(trees))
-                    missing = np.unique(np.concatenate(found))  # machines may have own caches
-                    total += -(-len(missing) // world)
-                    advance(0, total)
-                    for start in range(0, len(missing), BLOCK * world):
-                        todo = missing[start : start + BLOCK * world]
-                        mine = todo[rank::world].tolist() or todo[:1].tolist()
-                        with shared() if first else contextlib.nullcontext():
-                            self.reference.fill([trees[index] for index in mine], scored)
+                for dataset in datasets:
+                    name = getattr(dataset, "name", None)  # of trees that are made on the way
+                    if not all(everyones(cache.holds(name))):
+                        cache.list(name, self._filled(dataset, told, first))
         finally:
-            self.reference.cache.flush()  # an interrupted pass goes on where it stopped
-        self.reference.cache.exchange()
+            cache.flush()  # an interrupted pass goes on where it stopped
+        cache.exchange()
+
+    def _filled(
+        self, dataset: Iterable[TokenTree], told: Callable[..., None], first: bool
+    ) -> Iterator[np.ndarray[Any, Any]]:
+        """The keys of trees, block by block, whose reference log-probs are there by then; ``told``
+        how many are done, and how many more there are to do."""
+        assert self.reference is not None
+        rank, world = self.args.process_index, self.args.world_size
+        for trees in map(Trees.of, _blocks(dataset)):
+            found = everyones(self.reference.missing_at(trees))
+            missing = np.unique(np.concatenate(found))  # machines may have own caches
+            told(0, -(-len(missing) // world))
+            for start in range(0, len(missing), BLOCK * world):
+                todo = missing[start : start + BLOCK * world]
+                mine = todo[rank::world].tolist() or todo[:1].tolist()
+                with shared() if first else contextlib.nullcontext():
+                    self.reference.fill([trees[index] for index in mine], told)
+            yield trees.keys
 
     # --- several processes ------------------------------------------------------------------------
 
