@@ -29,6 +29,8 @@ from corpus import (
     sequences,
     text_example,
 )
+from trueline.batching.drawn import draw
+from trueline.prompts import Renderer
 
 FILES = Path(os.environ.get("TRUELINE_CORPUS", Path(__file__).parents[1] / ".cache" / "corpus"))
 pytestmark = pytest.mark.slow
@@ -158,6 +160,11 @@ def test_r4_r5_real_tokenizers_and_templates(pair, tmp_path_factory):
         if name in ("tool calls", "tool results") and "hermes" not in pair:
             continue
         check(tokenizer, example, lossless=not pieces)
+        control = Renderer(tokenizer).control
+        texts = list(draw(Renderer(tokenizer), example).texts())
+        whole = [control.encode(text) for text in texts]
+        with control.ahead([texts]):
+            assert [control.encode(text) for text in texts] == whole
     for rows in PLAIN.values():
         check(tokenizer, text_example(*rows), lossless=not pieces or bool(rows[0]))
     spells = " ".join(tokenizer.all_special_tokens)

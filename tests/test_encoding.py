@@ -7,19 +7,25 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from tokenizers import AddedToken
 
 from corpus import CHATS, PLAIN, TEMPLATES, small, text_example
 from tiny import WORDS, tiny_llama, tiny_tokenizer
 from trueline import AlignmentConfig, AlignmentTrainer
 from trueline.batching import Branch, Encoder, Recipe, TokenTree, Trees, encoded, view
 from trueline.batching.arrow import Shard
+from trueline.batching.drawn import draw
 from trueline.config import load_run_config
 from trueline.data import Mapped, Mixed, load_examples
 from trueline.data.mapped import as_chat, split_by_prompt
 from trueline.errors import UserError
+from trueline.prompts import Renderer
+from trueline.prompts.control import ControlTokens
 from trueline.runs.align import load_datasets
 from trueline.training.remedies import difference_mask
 from trueline.training.streaming import TreeStream
+
+KINDS = ("bytes", "first", "always", "legacy", "unigram")
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +70,7 @@ def all_same(ours, theirs):
         same(a, b)
 
 
-@pytest.mark.parametrize("kind", ["bytes", "first"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_many_rows_at_once_give_the_ids_of_each_alone(kind):
     tokenizer = small(kind, TEMPLATES["hermes"])
     examples = [text_example(*texts) for texts in PLAIN.values()]
@@ -73,6 +79,45 @@ def test_many_rows_at_once_give_the_ids_of_each_alone(kind):
         alone, together = Encoder(tokenizer, **options), Encoder(tokenizer, **options)
         all_same(together.many(examples), [alone(example) for example in examples])
         assert together.told.to_dict() == alone.told.to_dict()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_that_is_encoded_once_gives_the_ids_of_the_whole(kind):
+    """Cut at control tokens or not, as text that stands behind another or alone."""
+    cut = 0
+    for template in ("chatml", "llama3", "gemma", "r1", "hermes"):
+        renderer = Renderer(small(kind, TEMPLATES[template]))
+        for name, example in CHATS.items():
+            if name in ("system", "tool calls", "tool results") and template != "hermes":
+                continue
+            texts = list(draw(renderer, example).texts())
+            whole = [renderer.control.encode(text) for text in texts]
+            with renderer.control.ahead([texts]):
+                assert [renderer.control.encode(text) for text in texts] == whole
+                cut += renderer.control.seam(texts[0]) > 0
+    assert cut > 30
+
+
+@pytest.mark.parametrize("how", [
+    {"lstrip": True}, {"single_word": True}, {"normalized": True}, {"other": "a<|x|>"},
+    {"other": "a<|"}, {"other": "<|x|> b", "lstrip_other": True}, {"rstrip": True}, {},
+], ids=str)  # fmt: skip
+def test_nothing_is_cut_where_a_token_depends_on_what_stands_before(how):
+    tokenizer = small("first", "{{ messages }}<|x|>")
+    options = {key: value for key, value in how.items() if not key.endswith("other")}
+    added = [AddedToken("<|x|>", special=True, **{"normalized": False, **options})]
+    if "other" in how:
+        added.append(AddedToken(how["other"], special=True, normalized=False,
+                                lstrip=how.get("lstrip_other", False)))  # fmt: skip
+    tokenizer.add_tokens(added, special_tokens=True)
+    control = ControlTokens(tokenizer)
+    alone = how in ({}, {"rstrip": True})
+    assert (control.seam("say <|x|> b") == 4) == alone, how
+    for before in ("", "a", "say ", "say a", "<|x|>", "a<|im_end|> "):
+        texts = [before + "<|x|> b", before + "<|x|> b c", before + "<|x|>"]
+        whole = [control.encode(text) for text in texts]
+        with control.ahead([texts]):
+            assert [control.encode(text) for text in texts] == whole
 
 
 def test_trees_come_back_from_columns_as_they_went_in():

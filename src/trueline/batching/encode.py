@@ -99,7 +99,7 @@ class Encoder:
             with named(example):
                 drawn.append(draw(self.renderer, example))
         trees = []
-        with self.renderer.control.ahead(text for one in drawn for text in one.texts()):
+        with self.renderer.control.ahead(one.texts() for one in drawn):
             for example, one in zip(examples, drawn, strict=True):
                 with named(example):
                     trees.append(self._fitted(example, one))

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -107,17 +108,65 @@ class ControlTokens:
         return twin_ids
 
     @contextmanager
-    def ahead(self, texts: Iterable[str]) -> Iterator[None]:
-        """Within it :meth:`encode` knows these texts: the tokenizer is asked once for all of them,
-        which is several times faster than for each by itself."""
-        plain = list(dict.fromkeys(text for text in texts if OPEN not in text))
-        if plain:
-            found = self.tokenizer(plain, add_special_tokens=False)["input_ids"]
-            self._known = dict(zip(plain, found, strict=True))
+    def ahead(self, rows: Iterable[Iterable[str]]) -> Iterator[None]:
+        """Within it :meth:`encode` knows these rows' texts: the tokenizer is asked once for all of
+        them, which is several times faster than for each by itself.
+
+        Args:
+            rows: each row's texts, the prompt first, which is encoded once: not again before each
+                answer, but for what follows its last :meth:`seam`.
+        """
+        cut = {text: parts for texts in rows for text, parts in self._parts(texts)}
+        every = list(dict.fromkeys(part for parts in cut.values() for part in parts))
+        if every:
+            found = self.tokenizer(every, add_special_tokens=False)["input_ids"]
+            ids = dict(zip(every, found, strict=True))
+            self._known = {
+                text: list(chain.from_iterable(ids[part] for part in parts))
+                for text, parts in cut.items()
+            }
         try:
             yield
         finally:
             self._known = {}
+
+    def _parts(self, texts: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Each text that has no marks, and parts whose ids make up its own."""
+        head: str | None = None
+        for text in texts:
+            if OPEN in text:
+                continue
+            if head is None:
+                head = text[: self.seam(text)]
+            shared = head and text.startswith(head)
+            yield text, (head, text[len(head) :]) if shared else (text,)
+
+    def seam(self, text: str) -> int:
+        """Where the last control token begins whose ids, with all that follows, do not depend on
+        what stands before; 0 where there is none."""
+        return max([0, *(text.rfind(name) for name in self._seams)])
+
+    @cached_property
+    def _seams(self) -> list[str]:
+        """The template's tokens at which the tokenizer begins anew: it looks for added tokens
+        first, and what stands between them it encodes apart. Not those that take in white space
+        before them or are told from their surroundings, and none within which another may end."""
+        written = str(self.tokenizer.chat_template or "")
+        if getattr(self.tokenizer, "backend_tokenizer", None) is None:
+            return []
+        added = [t for t in self.tokenizer.added_tokens_decoder.values() if not t.normalized]
+        named = {token.content for token in added}
+        uneven = [token.content for token in added if token.lstrip or token.single_word]
+        ends = (self.tokenizer.bos_token, self.tokenizer.eos_token)
+        return [
+            name
+            for name in self.names[:-3]
+            if name in named
+            and (name in written or (written and name in ends))
+            and not name[0].isspace()
+            and not any(other.startswith(name) for other in uneven)
+            and not any(_ends_within(other, name) for other in named)
+        ]
 
     @cached_property
     def _own(self) -> re.Pattern[str]:
@@ -157,6 +206,13 @@ class ControlTokens:
                 ids.append(self.tokenizer.convert_tokens_to_ids(found[0]))
                 start = found.end()
         return ids
+
+
+def _ends_within(other: str, name: str) -> bool:
+    """Whether one token can begin before another and reach into it."""
+    return any(
+        other[k:].startswith(name) or name.startswith(other[k:]) for k in range(1, len(other))
+    )
 
 
 def _strings(value: Any) -> Iterator[str]:
