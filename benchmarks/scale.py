@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,8 @@ class Watched:
 
 
 def encoding(options: argparse.Namespace) -> dict[str, float]:
-    """Rows into token ids by one of: trueline, trueline-rows (one by one), map (as TRL)."""
+    """Rows into token ids by one of: trueline, trueline-rows (one by one), map (as TRL), call (the
+    tokenizer alone, asked once for 512 rows' texts)."""
     from trueline.batching import Encoder, Recipe, encoded, view
     from trueline.data import load_examples
 
@@ -147,6 +148,13 @@ def encoding(options: argparse.Namespace) -> dict[str, float]:
             data.map(_as_trl, fn_kwargs={"tokenizer": tokenizer}, load_from_cache_file=False,
                      num_proc=options.processes if options.processes > 1 else None)  # fmt: skip
         return watched.figures
+    if options.by == "call":
+        rows = list(load_examples(path))
+        with Watched() as watched:
+            for start in range(0, len(rows), 512):
+                texts = [text for row in rows[start : start + 512] for text in _texts(row)]
+                tokenizer(texts, add_special_tokens=False)
+        return watched.figures
     with Watched() as watched:
         if options.by == "trueline-rows":
             encoder = Encoder(tokenizer)
@@ -158,6 +166,11 @@ def encoding(options: argparse.Namespace) -> dict[str, float]:
                 folder=Path(tempfile.mkdtemp(dir=options.folder)), processes=options.processes,
             )  # fmt: skip
     return watched.figures
+
+
+def _texts(row: Any) -> list[str]:
+    """What must be encoded of a row: the prompt, and each answer behind it."""
+    return [row.prompt, *(row.prompt + completion.content for completion in row.completions)]
 
 
 def _as_trl(row: dict[str, str], tokenizer: Any) -> dict[str, list[int]]:
@@ -224,18 +237,31 @@ def restarted(options: argparse.Namespace, watched: Watched) -> Any:
 def fill(options: argparse.Namespace) -> dict[str, float]:
     """What :func:`restart` finds: rows encoded, and a made-up log-prob of each token that an epoch
     reads of the reference, through the cache's own writer. No model is asked."""
-    from trueline.batching.arrow import keys_of
+    from trueline.batching import Trees
+    from trueline.training.trainer import _blocks
+
+    def kept(dataset: Any) -> Iterator[Any]:
+        for trees in map(Trees.of, _blocks(dataset)):
+            for shard in trees.shards:
+                scored = np.add.reduceat(shard.values["scored"], _starts(shard))
+                for key, length in zip(shard.keys, scored.tolist(), strict=True):
+                    cache._recent[key.tobytes()] = -float(length)  # as add does with one by one
+                    cache._pending.append((key.tobytes(), np.full(length, -1.0, np.float32)))
+                cache.flush()
+            yield trees.keys
 
     with Watched() as watched:
         trainer = restarted(options, watched)
         cache = trainer.reference.cache
-        for trees in trainer._read_in_training():
-            for tree in trees:
-                for key, branch in zip(keys_of(tree), tree.branches, strict=True):
-                    cache.add(key.tobytes(), np.full(branch.length, -1.0, dtype=np.float32))
+        for dataset in trainer._read_in_training():
+            cache.list(getattr(dataset, "name", None), kept(dataset))
         cache.exchange()
-        trainer._precompute(trainer._read_in_training())  # what is read together is noted
     return watched.figures
+
+
+def _starts(shard: Any) -> np.ndarray:
+    """Where each completion's tokens begin in a shard's."""
+    return np.cumsum([0, *shard.values["lengths"].tolist()])[:-1]
 
 
 def reference(options: argparse.Namespace) -> dict[str, float]:
@@ -278,31 +304,82 @@ def reference(options: argparse.Namespace) -> dict[str, float]:
     return {**figures, "bytes on disk": size}
 
 
-def dedup(options: argparse.Namespace) -> dict[str, float]:
-    """Near-duplicate prompts of which every tenth is a near copy."""
+def dedup(options: argparse.Namespace) -> dict[str, Any]:
+    """Near-duplicate prompts of which every tenth is a near copy (``--near 0``: a copy).
+
+    ``--by loop`` compares each prompt with every one kept before it, as sets of its runs of five
+    characters; that is a set of prompts where copies are meant. What stays is told by a digest.
+    """
     from trueline.curation import dedup as drop
     from trueline.data import load_examples
 
-    path = options.folder / f"near-{options.count}.jsonl"
+    path = options.folder / f"near-{options.count}-{options.near}.jsonl"
     if not path.exists():
-        rng = np.random.default_rng(0)
-        with path.open("w") as file:
-            last: list[str] = []
-            for number in range(options.count):
-                words = [WORDS[k] for k in rng.integers(0, len(WORDS), 40)]
-                if number % 10 == 9:
-                    words = [*last[:-1], words[0]]
-                last = words
-                row = {"prompt": " ".join(words), "chosen": "yes", "rejected": "no"}
-                file.write(json.dumps(row) + "\n")
+        write_prompts(path, options.count, bool(options.near))
+    output = options.folder / f"distinct-{options.by}.jsonl"
     with Watched() as watched:
-        made = drop(load_examples(path), options.folder / "distinct.jsonl", by="prompt", near=0.8,
-                    overwrite=True)  # fmt: skip
-    assert made is not None
-    return {**watched.figures, "dropped": options.count - made.manifest["counts"]["kept"]}
+        if options.by == "loop":
+            with path.open() as file, output.open("w") as kept:
+                kept.writelines(line for line in _loop(file, options.near))
+        else:
+            drop(load_examples(path), output, by="prompt", near=options.near or None,
+                 overwrite=True)  # fmt: skip
+    prompts = [json.loads(line)["prompt"] for line in output.open()]
+    stayed = hashlib.blake2b("\n".join(prompts).encode(), digest_size=8).hexdigest()
+    return {**watched.figures, "dropped": options.count - len(prompts), "result": stayed}
 
 
-def local(options: argparse.Namespace) -> dict[str, float]:
+def write_prompts(path: Path, count: int, near: bool) -> None:
+    """Rows whose every tenth prompt is that before it, with another last word where near."""
+    rng = np.random.default_rng(0)
+    with path.open("w") as file:
+        last: list[str] = []
+        for number in range(count):
+            words = [WORDS[k] for k in rng.integers(0, len(WORDS), 40)]
+            if number % 10 == 9:
+                words = [*last[:-1], words[0]] if near else last
+            last = words
+            row = {"prompt": " ".join(words), "chosen": "yes", "rejected": "no"}
+            file.write(json.dumps(row) + "\n")
+
+
+def _loop(lines: Iterable[str], near: float) -> Iterator[str]:
+    kept: list[frozenset[str]] = []
+    seen: set[str] = set()
+    for line in lines:
+        prompt = json.loads(line)["prompt"]
+        runs = frozenset(prompt[i : i + 5] for i in range(len(prompt) - 4))
+        if prompt in seen or (
+            near and any(len(runs & other) >= near * len(runs | other) for other in kept)
+        ):
+            continue
+        seen.add(prompt)
+        if near:
+            kept.append(runs)
+        yield line
+
+
+def inspect(options: argparse.Namespace) -> dict[str, float]:
+    """What is in rows; ``--by loop`` parses the lines, measures and counts repeats with a set."""
+    from trueline.data import inspect_examples, load_examples
+
+    path = options.folder / f"rows-{options.count}-{options.words}.jsonl"
+    write_rows(path, options.count, options.words)
+    with Watched() as watched:
+        if options.by == "loop":
+            seen: set[str] = set()
+            lengths: dict[str, list[int]] = {"prompt": [], "chosen": [], "rejected": []}
+            for line in path.open():
+                row = json.loads(line)
+                seen.add(row["prompt"])
+                for side, values in lengths.items():
+                    values.append(len(row[side]))
+        else:
+            inspect_examples(load_examples(path))
+    return watched.figures
+
+
+def local(options: argparse.Namespace) -> dict[str, Any]:
     """Sampled answers of many lengths by a model in memory; ``--by plain`` in plain batches, each
     as long as its longest answer."""
     from trueline.evaluation import generation
@@ -320,8 +397,8 @@ def local(options: argparse.Namespace) -> dict[str, float]:
         )
     tokens = [answer.tokens for answer in answers]
     said = hashlib.blake2b("\n".join(answer.text for answer in answers).encode(), digest_size=8)
-    print(f"{min(tokens)} to {max(tokens)} tokens, {said.hexdigest()}", file=sys.stderr)
-    return {**watched.figures, "tokens": sum(tokens)}
+    return {**watched.figures, "tokens": sum(tokens), "shortest": min(tokens),
+            "longest": max(tokens), "result": said.hexdigest()}  # fmt: skip
 
 
 # --- a server -------------------------------------------------------------------------------------
@@ -413,9 +490,9 @@ def _pool(url: str, prompts: list[str], concurrency: int) -> int:
 
 # --- all of it ------------------------------------------------------------------------------------
 
-LINES: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
+LINES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "encoding": encoding, "restart": restart, "fill": fill, "reference": reference,
-    "server": server, "dedup": dedup, "local": local,
+    "server": server, "inspect": inspect, "dedup": dedup, "local": local,
 }  # fmt: skip
 
 
@@ -432,6 +509,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=2.0)
     parser.add_argument("--refused", type=int, default=0, help="of a hundred")
     parser.add_argument("--slow", type=int, default=0, help="of a hundred")
+    parser.add_argument("--near", type=float, default=0.8, help="0 for copies alone")
     parser.add_argument("--tokenizer", type=Path)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "scale")
     return parser.parse_args()
