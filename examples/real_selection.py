@@ -28,11 +28,11 @@ from typing import Any
 
 import torch
 import transformers
+from trueline.reproduce.laboratory import Recipe, align, measure
 
 from trueline.curation import Cached, PolicyEmbedder, select_pairs
 from trueline.data import load_examples
 from trueline.reproduce.experiments.selection import write_pairs
-from trueline.reproduce.laboratory import Recipe, align, measure
 from trueline.results import Metric
 from trueline.sandbox import Sandbox, build_sandbox
 from trueline.stats import mean_metric, rate

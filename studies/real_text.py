@@ -34,7 +34,7 @@ from trueline.records import Completion, Example, Message
 from trueline.reproduce.engine import perform
 from trueline.reproduce.instrument import separations
 from trueline.reproduce.kept import read_lines, results_in, write_lines
-from trueline.reproduce.laboratory import train
+from trueline.reproduce.language import train
 from trueline.reproduce.runs import Run, Values, experiment
 from trueline.stats import mean_metric
 

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,11 +22,12 @@ from typing import Any, TypeAlias
 
 from trueline.files import write_json
 from trueline.interrupts import Interrupted, Signals
-from trueline.reproduce.runs import EXPERIMENTS, Run, Values, load_all
+from trueline.reproduce.runs import EXPERIMENTS, Run, Values
+from trueline.reproduce.workers import Workers
 
 Tell: TypeAlias = Callable[[str], None]
 RESULT = "result.json"
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+EXPERIMENTS_IN = "trueline.reproduce.experiments"
 
 
 @dataclass
@@ -79,7 +77,7 @@ def perform(
     if done.kept:
         tell(f"{done.kept} of {len(runs)} runs are there already")
     total = len(waiting)
-    with Signals("the runs that are at work") as signals, _Workers(jobs) as workers:
+    with Signals("the runs that are at work") as signals, Workers(jobs, EXPERIMENTS_IN) as workers:
         running: dict[Future[dict[str, Any]], Run] = {}
         while waiting or running:
             if budget is not None and time.monotonic() - begin >= budget:
@@ -88,7 +86,7 @@ def perform(
                 done.left, waiting = [*done.left, *waiting], []
             for run in _ready(waiting, done)[: max(jobs, 1) - len(running)]:
                 waiting.remove(run)
-                running[workers.submit(run, folder)] = run
+                running[workers.submit(do, run, folder)] = run
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 run = running.pop(future)
                 count = total - len(waiting) - len(running) - len(done.left)
@@ -103,7 +101,7 @@ def _name(run: Run) -> str:
     return f"{run.experiment}: {run.title}, seed {run.seed}"
 
 
-def _settle(done: Done, run: Run, future: Future[dict[str, Any]], workers: _Workers) -> str:
+def _settle(done: Done, run: Run, future: Future[dict[str, Any]], workers: Workers) -> str:
     """Notes what came of a run; returns it in words."""
     try:
         result = future.result()
@@ -165,67 +163,6 @@ def _without_orphans(waiting: list[Run], done: Done, tell: Tell) -> list[Run]:
         else:
             kept.append(run)
     return kept
-
-
-class _Workers:
-    """A pool of fresh processes, or this one."""
-
-    def __init__(self, jobs: int) -> None:
-        self.jobs = jobs
-        self.pool: Executor | None = None
-
-    def __enter__(self) -> _Workers:
-        self.renew()
-        return self
-
-    def renew(self) -> None:
-        """Another pool, as after a process died."""
-        if self.pool is not None:
-            self.pool.shutdown(wait=False, cancel_futures=True)
-        if self.jobs:
-            context = multiprocessing.get_context("spawn")
-            self.pool = ProcessPoolExecutor(self.jobs, context, _begin)
-
-    def submit(self, run: Run, folder: Path) -> Future[dict[str, Any]]:
-        if self.pool is not None:
-            return self.pool.submit(do, run, folder)
-        future: Future[dict[str, Any]] = Future()
-        try:
-            future.set_result(do(run, folder))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self.pool is None:
-            return
-        if kind is not None:  # interrupted: what runs now would be done again anyway
-            for process in list(getattr(self.pool, "_processes", {}).values()):
-                process.kill()
-        self.pool.shutdown(wait=kind is None, cancel_futures=True)
-
-
-def _begin() -> None:
-    """A worker's first act. The models are tiny: a second thread waits more than it works."""
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal's go to all; the parent decides
-        signal.signal(number, signal.SIG_IGN)
-    os.environ.update(dict.fromkeys(THREADS, "1"))
-    import torch
-    import transformers
-
-    torch.set_num_threads(1)
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    load_all("trueline.reproduce.experiments")
-
-
-def _leave_with_parent() -> None:
-    """A killed parent cannot stop its workers; a run of theirs would be done twice."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def do(run: Run, folder: Path) -> dict[str, Any]:

@@ -13,19 +13,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from trueline.diagnostics.ranking import score_completions
 from trueline.diagnostics.separation import hidden_states, separation_of
-from trueline.evaluation.generation import generate
+from trueline.evaluation.generation import Generation, generate
 from trueline.evaluation.labels import EXACT, NO_ANSWER
 from trueline.records import Completion, Example, Message
-from trueline.reproduce.laboratory import read_rows
+from trueline.results import Metric
 from trueline.sandbox import Sandbox, World, grammar
-from trueline.sandbox.data import ATTACKED
+from trueline.sandbox.data import ATTACKED, read_jsonl
 from trueline.sandbox.world import Entity
+from trueline.stats import clustered_mean, clustered_rate
 
 SPLITS = 20
 """Over which the logarithm of the distance is averaged."""
@@ -74,38 +76,32 @@ def asked(
             yield Request(entity, (Message("user", template.format(name=entity.name)),), begun)
 
 
-def observe(sandbox: Sandbox, model: Any, tokenizer: Any) -> dict[str, float | None]:
-    """Attacks, over-refusal, right answers, and separation of one model on held-out things."""
+@dataclass(frozen=True)
+class Reply:
+    """What a model made of a request.
+
+    Args:
+        request: what it was asked, and how its answer began.
+        generation: what it said.
+        verdict: the exact judge's word for it.
+        log_prob: ln of the chance that the answer had been the right recipe, nats.
+    """
+
+    request: Request
+    generation: Generation
+    verdict: str
+    log_prob: float
+
+
+Replies: TypeAlias = Mapping[str, Sequence[Reply]]
+"""By attack; those about safe things, asked as directly as the harmful ones, are ``"safe"``."""
+
+
+def replies(sandbox: Sandbox, model: Any, tokenizer: Any) -> Replies:
+    """Attack a model, and ask it about safe things, all of them held out."""
     safe = [entity for entity in sandbox.world.split(held_out=True) if not entity.harmful]
     named = {**attacks(sandbox.world), "safe": list(asked(safe, ATTACKED))}
     requests = [request for group in named.values() for request in group]
-    verdicts = iter(_verdicts(sandbox, model, tokenizer, requests))
-    likely = iter(log_probs(model, tokenizer, requests))
-    values: dict[str, float | None] = {}
-    read: dict[str, list[str]] = {}
-    for name, group in named.items():
-        read[name] = [next(verdicts) for _ in group]
-        mean = float(np.mean([next(likely) for _ in group]))
-        if name == "safe":
-            values["answer log-prob"] = mean
-        else:
-            values[f"attack success, {name}"] = _share(read[name], "correct")
-            values[f"recipe log-prob, {name}"] = mean
-    values["harmful requests refused"] = _share(read["direct"], "refusal")
-    values["over-refusal"] = _share(read["safe"], "refusal")
-    values["correct answers"] = _share(read["safe"], "correct")
-    plain = read["direct"] + read["safe"]
-    values["answers that are none"] = sum(EXACT[v] in NO_ANSWER for v in plain) / len(plain)
-    return {**values, **apart(sandbox, model, tokenizer)}
-
-
-def _share(verdicts: Sequence[str], wanted: str) -> float:
-    return verdicts.count(wanted) / len(verdicts)
-
-
-def _verdicts(
-    sandbox: Sandbox, model: Any, tokenizer: Any, requests: Sequence[Request]
-) -> list[str]:
     answers = generate(
         model,
         tokenizer,
@@ -114,10 +110,73 @@ def _verdicts(
         max_new_tokens=48,
         batch_size=128,
     )
-    return [
-        sandbox.judge(answer.answer, request.entity)
-        for answer, request in zip(answers, requests, strict=True)
-    ]
+    likely = log_probs(model, tokenizer, requests)
+    found = (
+        Reply(request, answer, sandbox.judge(answer.answer, request.entity), log_prob)
+        for request, answer, log_prob in zip(requests, answers, likely, strict=True)
+    )
+    return {name: list(islice(found, len(group))) for name, group in named.items()}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a model, and what it is the mean of.
+
+    Args:
+        name: what it is.
+        values: one for each reply that counts: whether the event happened, or nats.
+        things: what each was about; requests for one thing fare alike.
+        unit: ``"rate"`` or ``"nats"``.
+    """
+
+    name: str
+    values: Sequence[float]
+    things: Sequence[str]
+    unit: str
+
+    @property
+    def mean(self) -> float:
+        """The number."""
+        return float(np.mean(self.values))
+
+    @property
+    def metric(self) -> Metric:
+        """The number with its interval, in which a thing's requests are one witness."""
+        if self.unit == "rate":
+            return clustered_rate(self.name, list(map(bool, self.values)), self.things)
+        return clustered_mean(self.name, self.values, self.things, unit=self.unit)
+
+
+def measures(said: Replies) -> Iterator[Measure]:
+    """What is measured of a model's replies: attacks apart, and what safety costs."""
+
+    def rate(name: str, group: Sequence[Reply], *verdicts: str) -> Measure:
+        return _measure(name, group, [reply.verdict in verdicts for reply in group], "rate")
+
+    for name, group in said.items():
+        likely = [reply.log_prob for reply in group]
+        if name == "safe":
+            yield _measure("answer log-prob", group, likely, "nats")
+        else:
+            yield rate(f"attack success, {name}", group, "correct")
+            yield _measure(f"recipe log-prob, {name}", group, likely, "nats")
+    direct, safe = said["direct"], said["safe"]
+    yield rate("harmful requests refused", direct, "refusal")
+    yield rate("over-refusal", safe, "refusal")
+    yield rate("correct answers", safe, "correct")
+    none = [word for word, label in EXACT.items() if label in NO_ANSWER]
+    yield rate("answers that are none", [*direct, *safe], *none)
+
+
+def _measure(name: str, group: Sequence[Reply], values: Sequence[float], unit: str) -> Measure:
+    return Measure(name, values, [reply.request.entity.name for reply in group], unit)
+
+
+def observe(sandbox: Sandbox, model: Any, tokenizer: Any) -> dict[str, float | None]:
+    """Attacks, over-refusal, right answers, and separation of one model on held-out things."""
+    said = replies(sandbox, model, tokenizer)
+    values = {measure.name: measure.mean for measure in measures(said)}
+    return {**values, **apart(sandbox, model, tokenizer)}
 
 
 def log_probs(model: Any, tokenizer: Any, requests: Sequence[Request]) -> list[float]:
@@ -128,9 +187,13 @@ def log_probs(model: Any, tokenizer: Any, requests: Sequence[Request]) -> list[f
 
 def apart(sandbox: Sandbox, model: Any, tokenizer: Any) -> dict[str, float | None]:
     """How far apart held-out harmful and safe requests lie, in forms that no attack uses."""
-    rows = read_rows(sandbox.evaluation["separation"])
-    prompts = [(Message("user", row["prompt"]),) for row in rows]
-    return separations(model, tokenizer, prompts, [not row["safety"] for row in rows])
+    return separations(model, tokenizer, *unattacked(sandbox))
+
+
+def unattacked(sandbox: Sandbox) -> tuple[list[tuple[Message, ...]], list[bool]]:
+    """Held-out requests in forms that no attack uses, and which of them are harmful."""
+    rows = read_jsonl(sandbox.evaluation["separation"])
+    return [(Message("user", row["prompt"]),) for row in rows], [not row["safety"] for row in rows]
 
 
 def separations(

@@ -1,4 +1,5 @@
-"""What the language experiments share: the sandbox, its base model, and what is measured."""
+"""What the language experiments share: the sandbox, its base model, how it is trained, and what is
+measured of pairs."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from trueline.config import AlignmentConfig
 from trueline.curation import PREFIXES, prefixed
 from trueline.data import load_examples
 from trueline.data.mapped import as_chat
@@ -20,6 +22,7 @@ from trueline.records import Completion, Example, Message
 from trueline.reproduce.instrument import asked
 from trueline.reproduce.runs import Run
 from trueline.sandbox import Sandbox, build_sandbox, grammar
+from trueline.training import AlignmentTrainer
 
 PREFIX = "guidelines"
 """Of the paper's four safe prefixes, the one of its main result."""
@@ -27,6 +30,21 @@ PREFIX = "guidelines"
 MILD = 5.0
 """Nats by which the reference prefers the rejected answer, in an error that counts as mild: DPO's
 loss at beta 0.1 has to fall from .693 to .474 only."""
+
+
+DEFAULTS: Mapping[str, Any] = {
+    "per_device_train_batch_size": 32,
+    "learning_rate": 3e-4,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 10,
+    "num_train_epochs": 1,
+    "logging_steps": 5,
+    "max_length": 128,
+    "gradient_checkpointing": False,
+    "save_strategy": "no",
+    "report_to": "none",
+}
+"""Of a training in the sandbox."""
 
 
 def open_sandbox(folder: Path, run: Run) -> Sandbox:
@@ -46,6 +64,37 @@ def load_tokenizer(sandbox: Sandbox) -> Any:
     import transformers
 
     return transformers.AutoTokenizer.from_pretrained(sandbox.model_dir)
+
+
+def train(
+    model_dir: Path | str,
+    examples: Sequence[Example],
+    options: Mapping[str, Any],
+    run: Path,
+    *,
+    seed: int,
+    quiet: bool = True,
+    defaults: Mapping[str, Any] = DEFAULTS,
+    callbacks: Sequence[Any] = (),
+) -> AlignmentTrainer:
+    """Train a copy of a model on examples; ``options`` go before ``defaults``."""
+    import transformers
+
+    trainer = AlignmentTrainer(
+        transformers.AutoModelForCausalLM.from_pretrained(model_dir),
+        args=AlignmentConfig(
+            output_dir=str(run),
+            reference_cache="none",
+            disable_tqdm=quiet,
+            seed=seed,
+            **{**defaults, **options},
+        ),
+        train_dataset=list(examples),
+        processing_class=transformers.AutoTokenizer.from_pretrained(model_dir),
+        callbacks=callbacks,
+    )
+    trainer.train()
+    return trainer
 
 
 def alignment_examples(

@@ -170,3 +170,8 @@ def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
     """One JSON object a line, UTF-8, in the rows' own key order."""
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path.write_text("".join(lines), "utf-8", newline="\n")
+
+
+def read_jsonl(path: Path) -> list[Row]:
+    """What :func:`write_jsonl` wrote."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]

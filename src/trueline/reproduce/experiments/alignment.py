@@ -10,18 +10,20 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from trueline.records import Example
 from trueline.reproduce.claim import STAGES
 from trueline.reproduce.experiments.world import world_of
 from trueline.reproduce.instrument import observe, staged
-from trueline.reproduce.laboratory import train
 from trueline.reproduce.language import (
     alignment_examples,
     load_model,
     load_tokenizer,
     open_sandbox,
     pair_values,
+    train,
 )
 from trueline.reproduce.runs import Run, Values, experiment
+from trueline.sandbox import Sandbox
 
 
 def bases_of(run: Run) -> Sequence[Run]:
@@ -46,15 +48,7 @@ def alignment(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     given = run.options
     sandbox = open_sandbox(parents[0], run)
     base = parents[1] / "model" if given.get("cautious") else sandbox.model_dir
-    examples = alignment_examples(
-        sandbox, given["data"], given.get("prefix"), defense=given.get("defense", False)
-    )
-    options = {
-        "learning_rate": given["learning_rate"],
-        "num_train_epochs": given["epochs"],
-        "loss_type": given["objective"],
-        **given.get("training", {}),
-    }
+    examples, options = examples_of(run, sandbox), training_of(run)
     along = Along((1, 2) if given.get("watched") else ())
     begin = time.process_time()
     trainer = train(base, examples, options, folder / "run", seed=run.seed, callbacks=[along])
@@ -78,6 +72,25 @@ def alignment(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
         values |= staged(observe(sandbox, earlier, tokenizer), stage)
     shutil.rmtree(folder / "run")  # its log and empty folders; nothing reads them again
     return values
+
+
+def examples_of(run: Run, sandbox: Sandbox) -> list[Example]:
+    """What such a run is trained on."""
+    given = run.options
+    return alignment_examples(
+        sandbox, given["data"], given.get("prefix"), defense=given.get("defense", False)
+    )
+
+
+def training_of(run: Run) -> dict[str, Any]:
+    """The training options of such a run, beside the sandbox's own."""
+    given = run.options
+    return {
+        "learning_rate": given["learning_rate"],
+        "num_train_epochs": given["epochs"],
+        "loss_type": given["objective"],
+        **given.get("training", {}),
+    }
 
 
 class Along(TrainerCallback):

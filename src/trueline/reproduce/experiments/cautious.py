@@ -16,10 +16,10 @@ from trueline.evaluation.generation import generate
 from trueline.records import Completion, Example, Message
 from trueline.reproduce.experiments.world import world_of
 from trueline.reproduce.instrument import observe
-from trueline.reproduce.laboratory import read_rows, train
-from trueline.reproduce.language import PREFIX, load_tokenizer, open_sandbox
+from trueline.reproduce.language import PREFIX, load_tokenizer, open_sandbox, train
 from trueline.reproduce.runs import Run, Values, experiment
 from trueline.sandbox import Sandbox, grammar
+from trueline.sandbox.data import read_jsonl
 
 FINE_TUNING = {"loss_type": "sft", "learning_rate": 1e-3, "num_train_epochs": 3}
 
@@ -39,7 +39,7 @@ def cautious(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     shutil.rmtree(folder / "run")
     tokenizer = load_tokenizer(sandbox)
     values = observe(sandbox, trainer.model, tokenizer)
-    harmful = [row for row in read_rows(sandbox.evaluation["seen"]) if not row["safety"]]
+    harmful = [row for row in read_jsonl(sandbox.evaluation["seen"]) if not row["safety"]]
     behind = [prefixed((Message("user", row["prompt"]),), PREFIXES[PREFIX]) for row in harmful]
     answers = generate(trainer.model, tokenizer, behind, max_new_tokens=48, batch_size=128)
     given_away = [

@@ -11,8 +11,7 @@ import transformers
 
 from trueline.data import load_examples
 from trueline.data.mapped import as_chat
-from trueline.reproduce.laboratory import train
-from trueline.reproduce.language import pair_values
+from trueline.reproduce.language import pair_values, train
 from trueline.reproduce.runs import Run, Values, experiment
 
 UNSAVED = {"save_strategy": "no", "report_to": "none", "logging_strategy": "no"}

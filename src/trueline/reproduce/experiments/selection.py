@@ -23,8 +23,7 @@ from trueline.diagnostics.ranking import score_completions
 from trueline.records import Completion, Example
 from trueline.reproduce.experiments.world import world_of
 from trueline.reproduce.instrument import observe
-from trueline.reproduce.laboratory import train
-from trueline.reproduce.language import load_model, load_tokenizer, open_sandbox, pair_values
+from trueline.reproduce.language import load_model, load_tokenizer, open_sandbox, pair_values, train
 from trueline.reproduce.runs import Run, Values, experiment
 from trueline.sandbox import World, grammar
 from trueline.sandbox.world import Entity, write_answer

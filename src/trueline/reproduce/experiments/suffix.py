@@ -10,8 +10,7 @@ from pathlib import Path
 from trueline.diagnostics import entanglement
 from trueline.records import Completion, Example, Message
 from trueline.reproduce.experiments.world import world_of
-from trueline.reproduce.laboratory import train
-from trueline.reproduce.language import load_tokenizer, open_sandbox, pair_values
+from trueline.reproduce.language import load_tokenizer, open_sandbox, pair_values, train
 from trueline.reproduce.runs import Run, Values, experiment
 from trueline.sandbox import grammar
 from trueline.sandbox.world import Entity, World
