@@ -32,6 +32,7 @@ from trueline.config import (
 from trueline.objectives import OBJECTIVES
 from trueline.reproduce.claim import OWN, PAPERS
 from trueline.reproduce.claims.abstracts import ASSERTED, BEYOND, STATES
+from trueline.reproduce.kept import read_lines
 from trueline.reproduce.study import choose
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +48,7 @@ def tool(name):
 
 paper_claims, trl_words, measured = map(tool, ("paper_claims", "trl_words", "measured"))
 judge_tables, process_figures = tool("judge_tables"), tool("process_figures")
-mathml, docs_versions = tool("mathml"), tool("docs_versions")
+mathml, docs_versions, demo_figures = map(tool, ("mathml", "docs_versions", "demo_figures"))
 FROM_TRL = (DOCS / "from-trl.md").read_text("utf-8")
 
 
@@ -84,12 +85,19 @@ def test_figures_of_the_real_model_are_those_that_are_kept(page):
     assert measured.written(text) == text
 
 
-def test_the_demo_s_picture_is_of_the_page_as_it_is():
-    """`python tools/demo_picture.py` takes it, in seconds."""
+def test_the_demo_over_worlds_is_told_as_its_runs_are_kept():
+    """`python tools/demo_figures.py` writes the package's figures, the pages and the picture."""
     from PIL import Image
 
-    demo_picture = tool("demo_picture")
-    assert Image.open(demo_picture.PICTURE).text["page"] == demo_picture.mark(demo_picture.page())
+    kept = read_lines(demo_figures.KEPT)
+    worlds = demo_figures.Worlds.read()
+    assert demo_figures.FILE.read_text("utf-8") == demo_figures.packed(demo_figures.gathered(kept))
+    for page in demo_figures.PAGES:
+        assert page.read_text("utf-8") == demo_figures.written(page, worlds)
+    assert demo_figures.PICTURE.exists() == bool(worlds.seeds)
+    if worlds.seeds:
+        seen = Image.open(demo_figures.PICTURE).text["page"]
+        assert seen == demo_figures.mark(demo_figures.page(worlds))
 
 
 def test_the_tables_of_judges_are_of_the_kept_counts():

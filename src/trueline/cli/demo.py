@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from trueline.cli.common import Json, console, out, print_json
+from trueline.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from trueline.results import Metric
     from trueline.runs.demo import Story
 
@@ -26,17 +30,26 @@ def demo(
         Literal["demo", "test"],
         typer.Option(help="demo, or test: seconds, and a model that knows little."),
     ] = "demo",
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that align and measure, of one thread each: 2 unless said; "
+            "0: none but this.",
+            min=0,
+        ),
+    ] = None,
     diffusion: Annotated[
         bool, typer.Option("--diffusion", help="The small world of pictures instead.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Build a small world, align a model in it, and show what changed.
+    """Build a small world, align a model in it, and show what changed, here and in other worlds.
 
-    The base model answers everything, harmful requests too. KLDO on compliance-refusal data and
-    DPO on preference data align it, and DPO on the first data, to tell objective from data. All
-    are attacked, asked and probed on things that no alignment data named. Ends in a table and
-    OUTPUT/report.html.
+    The base model answers everything, harmful requests too. KLDO and DPO align it on compliance-
+    refusal data, and DPO once more with the defense: pairs whose answers are begun already. All
+    are attacked, directly, in other words, and with their answers begun for them, asked and
+    probed, on things that no alignment data named. Ends in a table and OUTPUT/report.html, where
+    each figure stands beside its mean over the study's worlds.
 
     With --diffusion the world is one of small pictures, aligned by fine-tuning, Diffusion-DPO and
     DSPO (needs the extra diffusion).
@@ -45,11 +58,19 @@ def demo(
     if diffusion:
         from trueline.runs.diffusion import demo as pictures
 
+        if jobs is not None:
+            raise UserError("--jobs would have no effect with --diffusion; leave it out")
         story = pictures.demo(output or "runs/demo-diffusion", seed=seed, size=size, quiet=json)
     else:
         from trueline.runs import demo as words
 
-        story = words.demo(output or "runs/demo", seed=seed, size=size, quiet=json)
+        story = words.demo(
+            output or "runs/demo",
+            seed=seed,
+            size=size,
+            jobs=2 if jobs is None else jobs,
+            quiet=json,
+        )
     if json:
         print_json(story.to_dict())
         return
@@ -60,23 +81,31 @@ def demo(
 
 
 def _show(story: Story) -> None:
-    """Measures down, models across, each with its interval."""
+    """Measures down, models across, each with its interval; below it, where there is one, its mean
+    over other worlds."""
     from rich.table import Table
 
-    base, *_ = story.measurements
     table = Table(show_lines=True, title="on things no alignment data named", title_justify="left")
-    table.add_column("rate [95% interval]")
+    table.add_column("[95% interval]")
     for measurement in story.measurements:
         table.add_column(measurement.name, justify="right")
-    for index, metric in enumerate(base.safety.metrics):
-        cells = [_cell(m.safety.metrics[index]) for m in story.measurements]
-        table.add_row(f"{metric.name} (n={metric.n})", *cells)
-    for name, title in (
-        ("bhattacharyya_distance", "separation: Bhattacharyya distance"),
-        ("silhouette", "separation: silhouette"),
-    ):
-        table.add_row(title, *(_cell(m.separation[name]) for m in story.measurements))
+    rates = [m.name for m in story.measurements[0].safety.metrics if m.unit == "rate"]
+    for name in rates:
+        own = [m.safety[name] for m in story.measurements]
+        _row(table, story, f"{name} (n={own[0].n})", own, name)
+    apart = [m.separation["bhattacharyya_distance"] for m in story.measurements]
+    _row(table, story, "separation: Bhattacharyya distance", apart, "separation")
     out.print(table)
+
+
+def _row(table: Table, story: Story, title: str, own: Sequence[Metric], name: str) -> None:
+    """A measure here and, where it is known, elsewhere."""
+    cells = [_cell(metric) for metric in own]
+    over = [story.elsewhere[m.name][name] for m in story.measurements if story.elsewhere]
+    if over:
+        title = f"{title}\n\nmean of {over[0].n} other worlds"
+        cells = [f"{cell}\n{_cell(metric)}" for cell, metric in zip(cells, over, strict=True)]
+    table.add_row(title, *cells)
 
 
 def _cell(metric: Metric) -> str:

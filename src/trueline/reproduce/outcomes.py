@@ -111,7 +111,7 @@ def judge(claim: Claim, scale: Scale, seeds: Sequence[int], done: Done) -> Outco
         for effect in effects
         if not effect.exact and (effect.metric.n or 0) < len(whole)
     ]
-    evidence = {arm.title: _means(results, arm, claim.shows) for arm in claim.arms} if whole else {}
+    evidence = {arm.title: means(results, arm, claim.shows) for arm in claim.arms} if whole else {}
     return Outcome(claim, whole, effects, evidence, notes)
 
 
@@ -137,7 +137,8 @@ def corrected(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return found
 
 
-def _means(results: Results, arm: Arm, shows: Mapping[str, str]) -> list[Metric]:
+def means(results: Results, arm: Arm, shows: Mapping[str, str]) -> list[Metric]:
+    """An arm's values, name to unit: their means over seeds with Student's 95% intervals."""
     found = []
     for name, unit in shows.items():
         numbers = [results.values[arm.key][seed].get(name) for seed in results.seeds]

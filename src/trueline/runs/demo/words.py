@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trueline.results import frame, to_html
+from trueline.errors import UserError
+from trueline.results import Metric, frame, to_html
 from trueline.terminal import console, progress
 
 if TYPE_CHECKING:
-    from trueline.reproduce import Measurement
     from trueline.results import Finding
+    from trueline.runs.demo.models import Measurement, Model
     from trueline.sandbox import Sandbox, Size
 
 
 @dataclass(frozen=True)
 class Story:
-    """A demo told: its page, the seconds it took, and what was measured of each model."""
+    """A demo told: its page, the seconds it took, and what was measured of each model.
+
+    Args:
+        page: the report.
+        seconds: all of it took.
+        measurements: of each model, here.
+        summary: in words.
+        elsewhere: by model and measure, means over the study's worlds; empty while there are none.
+    """
 
     page: Path
     seconds: float
     measurements: Sequence[Any]
     summary: str
+    elsewhere: Mapping[str, Mapping[str, Metric]] = field(default_factory=dict)
 
     @property
     def findings(self) -> dict[str, list[Finding]]:
@@ -37,6 +47,8 @@ class Story:
             name: {"findings": [finding.to_dict() for finding in findings]}
             for name, findings in self.findings.items()
         }
+        for name, metrics in self.elsewhere.items():
+            models[name]["elsewhere"] = [asdict(metric) for metric in metrics.values()]
         return {"report": str(self.page), "seconds": round(self.seconds, 1), "models": models}
 
     def to_frame(self) -> Any:
@@ -51,15 +63,25 @@ class Story:
 
 
 def demo(
-    output: str | Path = "runs/demo", *, seed: int = 0, size: Size = "demo", quiet: bool = True
+    output: str | Path = "runs/demo",
+    *,
+    seed: int = 0,
+    size: Size = "demo",
+    jobs: int = 0,
+    quiet: bool = True,
 ) -> Story:
-    """Build a small world, align a model in it, and show what changed.
+    """Build a small world, align a model in it, and show what changed, here and in other worlds.
 
     Args:
         output: folder of the runs and the report.
         seed: another world, other data, other weights.
         size: demo, or test: seconds, and a model that knows little.
+        jobs: processes that align and measure, of one thread each; 0: none but this. In a script,
+            more need the guard ``if __name__ == "__main__":``. The results are the same.
         quiet: keep progress back.
+
+    Raises:
+        UserError: a seed that is still to be judged, or a process that died.
 
     Example:
         >>> demo("runs/demo").to_frame()  # doctest: +SKIP
@@ -68,45 +90,70 @@ def demo(
     import transformers
 
     from trueline.report import render_report
-    from trueline.reproduce import align, measure
-    from trueline.runs.demo.story import RECIPES, demo_report, summary
+    from trueline.runs.demo.models import MODELS
+    from trueline.runs.demo.story import demo_report, summary
+    from trueline.runs.demo.worlds import Worlds
 
+    worlds = Worlds.read()
+    worlds.check(seed)
     torch.set_num_threads(1)  # the models are tiny: a second thread waits more than it works
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    folder = Path(output)
+    folder, say = Path(output), Teller(time.time(), quiet)
     begin = time.monotonic()
-    say = _teller(begin, quiet)
     sandbox = _sandbox(seed, size, say)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(sandbox.model_dir)
-    base = transformers.AutoModelForCausalLM.from_pretrained(sandbox.model_dir)
-    say("measuring the base model")
-    measurements: list[Measurement] = [
-        measure(sandbox, base, tokenizer, "base", folder=folder / "base")
-    ]
-    for recipe in RECIPES:
-        say(f"aligning with {recipe.objective} on {recipe.data.replace('_', '-')} data")
-        torch.manual_seed(seed)
-        trainer = align(sandbox, recipe, folder, seed=seed, quiet=quiet)
-        trainer.scorer.detach()
-        say(f"measuring {recipe.name}")
-        run = folder / recipe.name
-        measurements.append(measure(sandbox, trainer.model, tokenizer, recipe.name, folder=run))
+    measurements = _measured(MODELS, sandbox, folder, size, jobs, say)
     elapsed = time.monotonic() - begin
-    told = demo_report(measurements, folder, sandbox, seed=seed, seconds=elapsed)
+    command = f"trueline demo --seed {seed}" + (f" --size {size}" if size != "demo" else "")
+    told = demo_report(measurements, folder, sandbox, worlds, command=command, seconds=elapsed)
     page = render_report(told, folder / "report.html")
-    return Story(page, elapsed, measurements, summary(measurements))
+    text = summary(measurements, worlds)
+    return Story(page, elapsed, measurements, text, worlds.levels())
 
 
-def _teller(begin: float, quiet: bool) -> Callable[[str], None]:
-    def say(what: str) -> None:
-        if not quiet:
-            console.print(f"[dim]{time.monotonic() - begin:5.0f} s[/dim]  {what}", highlight=False)
+@dataclass(frozen=True)
+class Teller:
+    """Lines of progress, from this process or another."""
 
-    return say
+    begin: float
+    quiet: bool
+
+    def __call__(self, what: str) -> None:
+        if not self.quiet:
+            console.print(f"[dim]{time.time() - self.begin:5.0f} s[/dim]  {what}", highlight=False)
 
 
-def _sandbox(seed: int, size: Size, say: Callable[[str], None]) -> Sandbox:
+def _measured(
+    models: Sequence[Model], sandbox: Sandbox, folder: Path, size: Size, jobs: int, say: Teller
+) -> list[Measurement]:
+    """Every model aligned and measured, the longest first.
+
+    Raises:
+        UserError: a process died.
+    """
+    from concurrent.futures import as_completed
+    from concurrent.futures.process import BrokenProcessPool
+
+    from trueline.reproduce.workers import Workers
+    from trueline.runs.demo.models import make
+
+    bars = not jobs and not say.quiet  # two processes' would mix
+    with Workers(min(jobs, len(models))) as workers:
+        futures = {
+            model.name: workers.submit(make, model, sandbox, folder, size, say, quiet=not bars)
+            for model in reversed(models)
+        }
+        try:
+            for future in as_completed(futures.values()):
+                future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a process of the demo died (out of memory, or killed); try again with --jobs 0"
+            ) from None
+    return [futures[model.name].result() for model in models]
+
+
+def _sandbox(seed: int, size: Size, say: Teller) -> Sandbox:
     """The sandbox, built once and kept in the cache."""
     from trueline.files import cache_folder
     from trueline.sandbox import build_sandbox
@@ -114,7 +161,7 @@ def _sandbox(seed: int, size: Size, say: Callable[[str], None]) -> Sandbox:
     folder = cache_folder("sandbox") / f"{size}-{seed}"
     say("building the world and training its base model (kept for the next time)")
     done = 0
-    with progress("base model", 0) as advance:
+    with progress("base model", 0, quiet=say.quiet) as advance:
 
         def step(now: int, steps: int, loss: float) -> None:
             nonlocal done
