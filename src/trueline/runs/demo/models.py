@@ -95,6 +95,8 @@ def make(
 def _align(model: Model, sandbox: Sandbox, run: Run, size: Size, *, quiet: bool) -> Any:
     planned = SCALES[size].run(model.arm, sandbox.world.seed)
     examples, options = examples_of(planned, sandbox), training_of(planned)
+    if size == "test":
+        options["logging_steps"] = 1  # of three
     trainer = train(sandbox.model_dir, examples, options, run.path, seed=planned.seed, quiet=quiet)
     trainer.save_model()
     trainer.scorer.detach()
