@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -142,9 +142,12 @@ class Measure:
     @property
     def metric(self) -> Metric:
         """The number with its interval, in which a thing's requests are one witness."""
-        if self.unit == "rate":
-            return clustered_rate(self.name, list(map(bool, self.values)), self.things)
-        return clustered_mean(self.name, self.values, self.things, unit=self.unit)
+        found = (
+            clustered_rate(self.name, list(map(bool, self.values)), self.things)
+            if self.unit == "rate"
+            else clustered_mean(self.name, self.values, self.things, unit=self.unit)
+        )
+        return replace(found, value=self.mean)  # to the last bit
 
 
 def measures(said: Replies) -> Iterator[Measure]:
