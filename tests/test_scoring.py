@@ -216,6 +216,22 @@ def test_a_model_that_fails_the_check_takes_the_plain_path(monkeypatch, caplog):
     torch.testing.assert_close(scorer(trees), naive_log_probs(model, trees), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+def test_bf16_rounds_large_logits_coarsely_and_a_wrong_token_still_shows(monkeypatch, wrong):
+    """A real checkpoint's log-probs reach -20 and more, where two bf16 passes lie .16 apart."""
+    model = make_model("llama", dtype=torch.float32)
+    model.lm_head.weight.data.mul_(300)
+    right = scorer_module.packed_log_probs
+
+    def packed(core, batch, shortcuts):
+        found = right(core, batch, shortcuts)
+        return found.roll(1) if wrong else found
+
+    monkeypatch.setattr(scorer_module, "packed_log_probs", packed)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Scorer(model).fast is not wrong
+
+
 def test_plain_path_pads_without_effect():
     model, trees = make_model("gpt-neox"), make_trees(1, 4)
     torch.testing.assert_close(
