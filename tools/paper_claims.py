@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from runpy import run_path
 
 from trueline.reproduce.kept import key_of, read_lines, write_lines
 from trueline.reproduce.outcomes import Outcome
@@ -57,7 +58,14 @@ def pages() -> dict[Path, str]:
     """Every page that the study writes, as it should be."""
     papers = {path: written(path.read_text("utf-8")) for path in (DOCS / "papers").glob("*.md")}
     whole = {"reproduction.md": markdown(study()), "study.md": three_minutes(study())}
+    whole["study.md"] = f"{whole['study.md'].rstrip()}\n\n{real_text()}"
     return papers | {DOCS / name: text.rstrip() + "\n" for name, text in whole.items()}
+
+
+@cache
+def real_text() -> str:
+    """The papers' contrasts on a real model, as far as its runs are kept."""
+    return str(run_path(str(ROOT / "studies" / "real_text.py"))["page"]())
 
 
 def keep(folder: Path) -> None:
