@@ -52,7 +52,7 @@ def world(kept: dict[str, Any]) -> str:
 
 
 def cost(kept: dict[str, Any]) -> str:
-    """How many times the pace of a plain loop, round by round, and the memory of each."""
+    """How many steps while each does one, round by round, and the memory of each."""
     rows = []
     for objective, told in kept["cost"].items():
         own = told["speed"]["trueline"]
@@ -64,7 +64,7 @@ def cost(kept: dict[str, Any]) -> str:
                 "1" if name == "trueline" else _spread(ratio),
                 f"{told['memory'][name]:,.0f}",
             ])  # fmt: skip
-    return _table(["", "", "Trueline is faster by", "peak memory of the steps, MiB"], rows)
+    return _table(["", "", "Trueline's pace over its", "peak memory, MiB"], rows)
 
 
 def _spread(values: Sequence[float]) -> str:
