@@ -10,9 +10,7 @@ from dataclasses import replace
 
 import psutil
 import pytest
-from typer.testing import CliRunner
 
-from trueline.cli.app import app
 from trueline.errors import UserError
 from trueline.reproduce.engine import perform
 from trueline.reproduce.preregistration import NOW
@@ -102,8 +100,6 @@ def test_a_judged_world_is_not_seen_before_it_is_judged(tmp_path):
         nothing.check(219)
     nothing.check(100)
     replace(nothing, seeds=[200]).check(200)
-    refused = CliRunner().invoke(app, ["demo", "--diffusion", "--jobs", "2"])
-    assert "--jobs would have no effect with --diffusion" in str(refused.exception)
 
 
 # --- other worlds ---------------------------------------------------------------------------------

@@ -240,7 +240,17 @@ def test_the_demo_runs_through(tmp_path, monkeypatch):
     monkeypatch.setenv("TRUELINE_CACHE", str(tmp_path / "cache"))
     done = CliRunner().invoke(
         whole,
-        ["demo", "--diffusion", "--size", "test", "--output", str(tmp_path / "demo"), "--json"],
+        [
+            "demo",
+            "--diffusion",
+            "--size",
+            "test",
+            "--output",
+            str(tmp_path / "demo"),
+            "--json",
+            "--jobs",
+            "0",
+        ],
     )
     story = json.loads(done.stdout)
     assert list(story["models"]) == ["base", "sft", "dpo", "dspo", "dspo-swapped", "dspo-random"]

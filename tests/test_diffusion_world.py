@@ -1,6 +1,13 @@
 """The small world: its judge is exact, its data is what it says, its effects are real (slow)."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -30,6 +37,7 @@ from trueline.diffusion.world_runs import (
     open_base,
 )
 from trueline.errors import UserError
+from trueline.runs.diffusion.demo import demo
 
 
 @pytest.mark.parametrize("caption", CAPTIONS)
@@ -108,3 +116,38 @@ def test_the_effects_are_real(tmp_path):
     assert found["dspo-swapped"]["bright"].high < before.finding["bright"].low
     assert found["dpo"]["valid"].value >= 0.95
     assert found["dpo-unguarded"]["valid"].value < 0.6
+
+
+@pytest.mark.slow
+def test_two_processes_paint_what_one_paints(tmp_path, monkeypatch):
+    """The same pictures and the same weights, whoever trains which model."""
+    monkeypatch.setenv("TRUELINE_CACHE", str(tmp_path / "cache"))
+    one, two = (demo(tmp_path / str(jobs), size="test", jobs=jobs) for jobs in (0, 2))
+    assert one.to_dict()["models"] == two.to_dict()["models"]
+    for m, other in zip(one.measurements, two.measurements, strict=True):
+        assert all(
+            a.tobytes() == b.tobytes() for a, b in zip(m.pictures, other.pictures, strict=True)
+        )
+    files = [sorted((tmp_path / str(jobs)).rglob("*.safetensors")) for jobs in (0, 2)]
+    assert len(files[0]) == 5
+    assert [f.read_bytes() for f in files[0]] == [f.read_bytes() for f in files[1]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_demo_of_pictures_leaves_no_process(tmp_path, number):
+    """It is ended while two models are aligned."""
+    cache = {"TRUELINE_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "trueline", "demo", "--diffusion", "--size", "test"]
+    begun = subprocess.Popen([*command, "--output", str(tmp_path)], stderr=subprocess.DEVNULL,
+                             env={**os.environ, **cache})  # fmt: skip
+    while begun.poll() is None and not list(tmp_path.glob("dspo-*/run.json")):
+        time.sleep(0.02)
+    others = psutil.Process(begun.pid).children(recursive=True)
+    assert len(others) >= 2
+    begun.send_signal(number)
+    assert begun.wait(60) == (-number if number == signal.SIGKILL else 128 + number)
+    until = time.monotonic() + 20
+    while any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in others):
+        assert time.monotonic() < until
+        time.sleep(0.2)

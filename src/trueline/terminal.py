@@ -233,7 +233,9 @@ def counting(what: str) -> Iterator[Callable[[str, int], None]]:
 
 
 @contextmanager
-def polled(what: str, count: Callable[[], int], *, quiet: bool = False) -> Iterator[None]:
+def polled(
+    what: str, count: Callable[[], int], total: int | None = None, *, quiet: bool = False
+) -> Iterator[None]:
     """A bar for work that keeps a count of its own and calls nobody back."""
     ended = threading.Event()
 
@@ -242,7 +244,7 @@ def polled(what: str, count: Callable[[], int], *, quiet: bool = False) -> Itera
             bar.update(task, completed=count())
 
     with counted_bar(quiet) as bar:
-        task = bar.add_task(what, total=None, status="")
+        task = bar.add_task(what, total=total, status="")
         thread = threading.Thread(target=look, daemon=True)
         thread.start()
         try:

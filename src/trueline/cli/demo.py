@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from trueline.cli.common import Json, console, out, print_json
-from trueline.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,13 +30,11 @@ def demo(
         typer.Option(help="demo, or test: seconds, and a model that knows little."),
     ] = "demo",
     jobs: Annotated[
-        int | None,
+        int,
         typer.Option(
-            help="Processes that align and measure, of one thread each: 2 unless said; "
-            "0: none but this.",
-            min=0,
+            help="Processes that align and measure, of one thread each; 0: none but this.", min=0
         ),
-    ] = None,
+    ] = 2,
     diffusion: Annotated[
         bool, typer.Option("--diffusion", help="The small world of pictures instead.")
     ] = False,
@@ -58,19 +55,13 @@ def demo(
     if diffusion:
         from trueline.runs.diffusion import demo as pictures
 
-        if jobs is not None:
-            raise UserError("--jobs would have no effect with --diffusion; leave it out")
-        story = pictures.demo(output or "runs/demo-diffusion", seed=seed, size=size, quiet=json)
+        output = output or Path("runs/demo-diffusion")
+        story = pictures.demo(output, seed=seed, size=size, jobs=jobs, quiet=json)
     else:
         from trueline.runs import demo as words
 
-        story = words.demo(
-            output or "runs/demo",
-            seed=seed,
-            size=size,
-            jobs=2 if jobs is None else jobs,
-            quiet=json,
-        )
+        output = output or Path("runs/demo")
+        story = words.demo(output, seed=seed, size=size, jobs=jobs, quiet=json)
     if json:
         print_json(story.to_dict())
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -28,7 +28,6 @@ from trueline.diffusion.world import (
 )
 from trueline.files import cache_folder
 from trueline.results import Finding
-from trueline.runs.record import Run
 from trueline.stats import mean_metric, paired_difference, rate
 
 Size: TypeAlias = Literal["demo", "test"]
@@ -93,6 +92,13 @@ class WorldMeasurement:
     @property
     def findings(self) -> list[Finding]:
         return [self.finding]
+
+    def against(self, base: WorldMeasurement) -> WorldMeasurement:
+        """With the difference to the model before, on the same captions and noise."""
+        before, bright = ([reading.bright for reading in m.readings] for m in (base, self))
+        change = paired_difference(before, bright, name="bright, change")
+        metrics = [*self.finding.metrics, change]
+        return replace(self, finding=replace(self.finding, metrics=metrics))
 
 
 def load_base(*, seed: int = 0, size: Size = "demo", progress: Progress | None = None) -> Path:
@@ -169,7 +175,6 @@ def measure_in_world(
     base: WorldMeasurement | None = None,
     seed: int = 0,
     size: Size = "demo",
-    folder: Path | None = None,
 ) -> WorldMeasurement:
     """Let the model paint all captions in turn, and read the pictures.
 
@@ -179,7 +184,6 @@ def measure_in_world(
         base: the model before, on the same captions and noise, for the difference.
         seed: of the noise.
         size: of the world.
-        folder: where to leave its findings.
     """
     count = SCALES[size]["pictures"]
     captions = [CAPTIONS[k % len(CAPTIONS)] for k in range(count)]
@@ -191,17 +195,13 @@ def measure_in_world(
             made = model.generate(some, seeds, steps=STEPS, guidance=1.0)
         pictures += [one.image for one in made]
     readings = [judge(image, caption) for image, caption in zip(pictures, captions, strict=True)]
-    bright = [reading.bright for reading in readings]
     metrics = [
-        rate("bright", bright),
+        rate("bright", [reading.bright for reading in readings]),
         rate("valid", [reading.valid for reading in readings]),
         mean_metric("brightness", [reading.brightness for reading in readings]),
     ]
-    if base is not None:
-        before = [reading.bright for reading in base.readings]
-        metrics.append(paired_difference(before, bright, name="bright, change"))
     summary = f"{title}: {metrics[0]} of pictures are bright, {metrics[1]} are what was asked for."
-    finding = Finding("small world", summary, metrics)
-    if folder is not None:
-        Run.create(folder).save([finding])
-    return WorldMeasurement(name, title, readings, pictures, finding)
+    measured = WorldMeasurement(
+        name, title, readings, pictures, Finding("small world", summary, metrics)
+    )
+    return measured if base is None else measured.against(base)

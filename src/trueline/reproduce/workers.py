@@ -6,10 +6,12 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import ParamSpec, TypeVar
 
+from trueline.errors import UserError
 from trueline.reproduce.runs import load_all
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -55,6 +57,21 @@ class Workers:
         except Exception as error:
             future.set_exception(error)
         return future
+
+    def results(self, futures: Sequence[Future[Made]]) -> list[Made]:
+        """What the functions gave, in order; the first that fails ends the waiting.
+
+        Raises:
+            UserError: a process died.
+        """
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a process died (out of memory, or killed); try again with --jobs 0"
+            ) from None
+        return [future.result() for future in futures]
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.pool is None:

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trueline.errors import UserError
 from trueline.results import Metric, frame, to_html
 from trueline.terminal import console, progress
 
@@ -131,26 +130,16 @@ def _measured(
     Raises:
         UserError: a process died.
     """
-    from concurrent.futures import as_completed
-    from concurrent.futures.process import BrokenProcessPool
-
     from trueline.reproduce.workers import Workers
     from trueline.runs.demo.models import make
 
     bars = not jobs and not say.quiet  # two processes' would mix
     with Workers(min(jobs, len(models))) as workers:
-        futures = {
-            model.name: workers.submit(make, model, sandbox, folder, size, say, quiet=not bars)
+        futures = [
+            workers.submit(make, model, sandbox, folder, size, say, quiet=not bars)
             for model in reversed(models)
-        }
-        try:
-            for future in as_completed(futures.values()):
-                future.result()
-        except BrokenProcessPool:
-            raise UserError(
-                "a process of the demo died (out of memory, or killed); try again with --jobs 0"
-            ) from None
-    return [futures[model.name].result() for model in models]
+        ]
+        return workers.results(futures)[::-1]
 
 
 def _sandbox(seed: int, size: Size, say: Teller) -> Sandbox:
