@@ -23,7 +23,7 @@ from trueline.prompts import Renderer
 from trueline.prompts.control import ControlTokens
 from trueline.runs.align import load_datasets
 from trueline.training.remedies import difference_mask
-from trueline.training.streaming import TreeStream
+from trueline.training.streaming import AHEAD, StreamPlan, TreeStream
 
 KINDS = ("bytes", "first", "always", "legacy", "unigram")
 
@@ -332,6 +332,16 @@ def test_a_stream_gives_the_same_trees_however_it_is_taken(buffer, tmp_path, mon
     )
     for start in (0, 7, 39, 40, 63):
         all_same(stream().take(range(start, start + 20)), whole[start : start + 20])
+
+
+def test_a_plan_reads_no_row_of_a_stream_twice(tmp_path):
+    stream = TreeStream(load_examples(lines(tmp_path / "a.jsonl", 12)), recipe(), buffer=3, seed=0)
+    stream.recipe.encoder.told.rows = 0
+    plan = StreamPlan(stream, 3, 4)
+    trees = [tree for indices in plan for tree in plan.share(indices).micro_batches.trees]
+    whole = TreeStream(stream.examples, recipe(), buffer=3, seed=0).take(range(12))
+    all_same(trees, whole)
+    assert stream.recipe.encoder.told.rows == AHEAD
 
 
 def test_skipping_counts_trees_and_not_rows(tmp_path):

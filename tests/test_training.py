@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from transformers import TrainerCallback
 
 from closeness import assert_same_movement
 from test_scoring import make_model, make_trees
@@ -546,6 +547,21 @@ def test_evaluation_best_model_and_tensorboard_work_as_in_any_trainer(tmp_path, 
     assert len(evaluations) == 3
     assert run.state.best_metric == max(row["eval_rewards/accuracies"] for row in evaluations)
     assert list((tmp_path).rglob("events.out.tfevents*"))
+
+
+def test_a_callback_that_logs_takes_no_step_out_of_the_log(tmp_path):
+    run = trainer(tmp_path, max_steps=4)
+
+    class Measures(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step % 2 == 0:
+                run.log({"measured": 1.0})
+
+    run.add_callback(Measures())
+    run.train()
+    logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    assert [row["step"] for row in logged if "loss" in row] == [1, 2, 3, 4]
+    assert [row["step"] for row in logged if "measured" in row] == [2, 4]
 
 
 def test_options_without_effect_are_errors(tmp_path):

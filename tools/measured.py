@@ -44,7 +44,9 @@ NOUNS = {
     "encoding": "rows encoded",
     "server": "prompts to a server",
     "local": "answers of 1 to 256 tokens, sampled here",
+    "inspect": "rows inspected",
     "dedup": "prompts looked through for near-duplicates",
+    "copies": "prompts looked through for copies",
 }
 WHO = {
     "trueline": "trueline",
@@ -53,7 +55,10 @@ WHO = {
     "dictionary": "a dictionary",
     "pool": "a pool of threads",
     "plain": "plain batches",
+    "call": "the tokenizer's call alone, 512 rows at once",
+    "loop": "a plain loop",
 }
+LOSSES = {"simpo": "SimPO", "dpo": "DPO", "kto": "KTO"}
 
 
 def real() -> str:
@@ -112,12 +117,13 @@ def faster() -> str:
 
 def by_rows() -> str:
     """A start on rows that were encoded before, and a reference cache, by how many there are."""
-    header = ["rows", "trainer made, s", "first step begins, s", "processor, s", "memory, MiB",
-              "of it mapped from files, MiB"]  # fmt: skip
+    header = ["rows", "objective", "trainer made, s", "first step begins, s",
+              "processor in all, s", "memory, MiB", "of it mapped from files, MiB"]  # fmt: skip
     rows = [
-        [f"{r['count']:,}", f"{r['trainer made']:.1f}", f"{r['first step begins']:.1f}",
-         f"{r['processor seconds']:.1f}", f"{r['anonymous MiB']:.0f}", f"{r['file MiB']:.0f}"]
-        for r in _lines("restart")
+        [f"{r['count']:,}", LOSSES[r["loss"]], f"{r['trainer made']:.1f}",
+         f"{r['first step begins']:.1f}", f"{r['processor seconds']:.1f}",
+         f"{r['anonymous MiB']:.0f}", f"{r['file MiB']:.0f}"]
+        for loss in LOSSES for r in _lines("restart", loss=loss)
     ]  # fmt: skip
     sums = ["completions", "who", "memory over an empty process, MiB", "opened in, processor s",
             "look-ups a second, one by one", "in batches"]  # fmt: skip
@@ -135,12 +141,75 @@ def by_peer() -> str:
     """Encoding, a server's replies and near-duplicates: pace beside what others do."""
     header = ["work", "who", "a processor second", "a second", "memory, MiB"]
     rows = [
-        [f"{r['count']:,} {NOUNS[name]}{_more(r)}", WHO[r["by"]],
+        [f"{r['count']:,} {_noun(r)}{_more(r)}", WHO[r["by"]],
          f"{r['count'] / r['processor seconds']:,.0f}", f"{r['count'] / r['seconds']:,.0f}",
          f"{r['anonymous MiB']:.0f}"]
         for name in NOUNS for r in _lines(name)
     ]  # fmt: skip
     return _table(header, rows)
+
+
+def bars() -> str:
+    """Each goal of the work on scale, what was measured, and what stands beside it."""
+    real = _last("encoding", by="trueline", processes=1)["tokenizer"]
+
+    def pace(name: str, **only: Any) -> str:
+        row = _last(name, **only)
+        return f"{row['count'] / row['processor seconds']:,.0f}"
+
+    def both(name: str, peer: str, **only: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        theirs = _last(name, by=peer, **only)
+        ours = _last(name, by="trueline", **{**only, "count": theirs["count"]})
+        if ours.get("result") != theirs.get("result"):
+            raise SystemExit(f"{name}: trueline and {peer} do not find the same")
+        return ours, theirs
+
+    def cost(row: dict[str, Any]) -> str:
+        return f"{row['processor seconds']:.1f} s, {row['anonymous MiB']:.0f} MiB"
+
+    starts = [_last("restart", loss=loss) for loss in LOSSES]
+    told = [f"{LOSSES[r['loss']]} {r['first step begins']:.0f} s ({r['count']:,})" for r in starts]
+    least = min(r["anonymous MiB"] for r in _lines("restart"))
+    most = max(r["anonymous MiB"] for r in _lines("restart"))
+    looked, parsed = both("inspect", "loop")
+    copies, as_set = both("dedup", "loop", near=0.0)
+    near, loop = both("dedup", "loop", near=0.8)
+    many = _last("dedup", by="trueline", near=0.8)
+    table, dictionary = both("reference", "dictionary")
+    asked, pool = both("server", "pool")
+    failing = _last("server", by="trueline", slow=5)
+    answered, plain = both("local", "plain")
+    times = plain["processor seconds"] / answered["processor seconds"]
+    rows = [
+        ["rows encoded a processor second, one process", "2,152",
+         pace("encoding", by="trueline", processes=1, tokenizer=real),
+         f"{pace('encoding', by='map', processes=1, tokenizer=real)} `datasets.map`; "
+         f"{pace('encoding', by='call', processes=1, tokenizer=real)} the tokenizer's call alone"],
+        ["the same, two processes, their start included", "",
+         pace("encoding", by="trueline", processes=2, tokenizer=real),
+         f"{pace('encoding', by='map', processes=2, tokenizer=real)} `datasets.map`"],
+        ["a restart's first step (rows)", "60 s", "; ".join(told), "encoded again at every start"],
+        ["memory of a restart, by rows", "flat", f"{least:.0f} to {most:.0f} MiB", ""],
+        [f"{looked['count']:,} rows inspected", "11 s, 62 MiB", cost(looked),
+         f"{cost(parsed)}: lines parsed, measured and counted in a loop, no checks"],
+        [f"copies among {copies['count']:,} prompts", "16 s, 422 MiB", cost(copies),
+         f"{cost(as_set)}: a set; the same rows stay"],
+        [f"near-duplicates among {many['count']:,} prompts", "600 s, memory flat", cost(many), ""],
+        [f"near-duplicates among {near['count']:,} prompts", "", cost(near),
+         f"{cost(loop)}: each with each in a loop; the same rows stay"],
+        [f"{table['count']:,} log-probs of the reference: look-ups a second", "170,000, mapped",
+         f"{table['look-ups a second, in batches']:,.0f} in batches",
+         f"{dictionary['look-ups a second, one by one']:,.0f} a dictionary in memory, one by one"],
+        [f"replies a second, {asked['concurrency']} under way", "320 on a machine of its own",
+         f"{asked['replies a second']:.0f}", f"{pool['replies a second']:.0f} a pool of threads"],
+        [f"requests that fail, of {failing['count']:,}", "a row each",
+         f"{failing['failed']:,} rows, {failing['refused for good']:,} not asked again", ""],
+        [f"{answered['count']:,} sampled answers, of which the longest leave last",
+         "1.5 times plain batches, the same text", f"{times:.1f} times, the same text",
+         f"{plain['processor seconds']:.0f} s in plain batches"],
+        ["vLLM", "all requests at once", "not measured here: needs a GPU", ""],
+    ]  # fmt: skip
+    return _table(["work", "goal", "trueline", "beside it"], rows)
 
 
 MEMORY = {"restart": "a training that starts on encoded rows", "dedup": "near-duplicates sought"}
@@ -157,7 +226,11 @@ STYLE = (
 def memory() -> str:
     """What a process has of its own by the number of rows, as an SVG; rows on a log scale."""
     found = {
-        name: [(r["count"], r["anonymous MiB"]) for r in _lines(name) if r["count"] >= 10_000]
+        name: [
+            (r["count"], r["anonymous MiB"])
+            for r in _lines(name, by="trueline", loss="simpo", near=0.8)
+            if r["count"] >= 10_000
+        ]
         for name in MEMORY
     }
     most = 200 * math.ceil(max(mib for rows in found.values() for _, mib in rows) / 200)
@@ -193,22 +266,40 @@ def _count(value: float | None) -> str:
     return "" if value is None else f"{value:,.0f}"
 
 
+def _noun(row: dict[str, Any]) -> str:
+    """What a line counts."""
+    return NOUNS[row["line"] if row.get("near", 1) else "copies"]
+
+
 def _more(row: dict[str, Any]) -> str:
     """What else a line was measured with."""
     if row["line"] != "server":
-        return f", {row['tokenizer']}" if row["tokenizer"] else ""
+        more = [row["tokenizer"]] if row["tokenizer"] else []
+        if row["processes"] > 1:
+            more.append(f"{row['processes']} processes, their start included")
+        return "".join(f", {word}" for word in more)
     failed = f", {row['failed']:,} of which fail" if row["failed"] else ""
     return f", {row['concurrency']} under way{failed}"
 
 
-def _lines(name: str) -> list[dict[str, Any]]:
+CASE = {"count": 0, "by": "", "concurrency": 64, "slow": 0, "tokenizer": None, "processes": 1,
+        "loss": "simpo", "near": 0.8}  # fmt: skip
+"""What tells a line's cases apart; a line that was kept before it was asked has these."""
+
+
+def _lines(name: str, **only: Any) -> list[dict[str, Any]]:
     """The last measurement of each case."""
     found = {}
     for row in _read("scale")["lines"]:
-        if row["line"] == name:
-            case = [row[key] for key in ("count", "by", "concurrency", "slow", "tokenizer")]
+        case = {key: row.get(key, usual) for key, usual in CASE.items()}
+        if row["line"] == name and only.items() <= case.items():
             found[json.dumps(case)] = row
     return sorted(found.values(), key=lambda row: (row["count"], row["concurrency"]))
+
+
+def _last(name: str, **only: Any) -> dict[str, Any]:
+    """Of those cases the one with most rows."""
+    return _lines(name, **only)[-1]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -265,6 +356,7 @@ def written(page: str) -> str:
         (faster, SMOLLM2),
         (by_rows, "scale"),
         (by_peer, "scale"),
+        (bars, "scale"),
     ):
         mark = f"<!-- {part.__name__} -->"
         if mark in page and (KEPT / f"{kept}.json").exists():

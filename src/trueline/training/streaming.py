@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,12 @@ class TreeStream:
     def about(self) -> dict[str, Any]:
         """What became of the rows that were read so far."""
         return self.examples.report.to_dict()
+
+    def first(self) -> TokenTree:
+        """The tree at position 0, which :meth:`take` still gives."""
+        tree = next(self._trees)
+        self._trees = chain([tree], self._trees)
+        return tree
 
     def take(self, positions: Sequence[int]) -> list[TokenTree]:
         """The trees at consecutive positions, at best right behind those that were taken last."""
@@ -127,7 +133,7 @@ class StreamPlan(BatchPlan):
     """
 
     def __init__(self, stream: TreeStream, steps: int, batch_size: int, **more: Any) -> None:
-        super().__init__(stream.take(range(1)), batch_size, **more)
+        super().__init__([stream.first()], batch_size, **more)
         self.stream, self.steps = stream, steps
 
     def __len__(self) -> int:

@@ -734,9 +734,12 @@ class AlignmentTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the metrics of the steps since the last time, and append metrics.jsonl."""
+        due = self.control.should_log
         if "loss" in logs:
             logs.update(self.accumulator.read(self.args.device))
         super().log(logs, start_time)
+        if "loss" not in logs:  # what a callback logs is no reason to leave the step's own out
+            self.control.should_log = due
         if self.is_world_process_zero() and self.args.output_dir:
             self._logged = True
             self.run.log({"step": self.state.global_step, **logs})
