@@ -34,7 +34,7 @@ KEPT = ROOT / "studies" / "results" / f"judged-{NOW.number}.jsonl"
 PICTURE = ROOT / "docs" / "demo.png"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "index.md")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-WIDTH, HEIGHT = 1280, 1110
+WIDTH, HEIGHT = 1280, 1080
 MARK = "<!-- demo -->"
 
 

@@ -29,7 +29,7 @@ from trueline.report.blocks import Cell
 from trueline.report.findings import scatter_panel
 from trueline.results import manifest
 from trueline.runs.demo.models import ALIGNED, ATTACKS, DEFENSE, MODELS, Measurement
-from trueline.runs.demo.worlds import Worlds
+from trueline.runs.demo.worlds import RATES, Worlds
 from trueline.runs.record import Run
 from trueline.sandbox import Sandbox
 
@@ -87,7 +87,12 @@ def first_screen(judged: Sequence[JudgedRun], *, seed: int) -> Report:
 
 
 def summary(measurements: Sequence[Measurement], worlds: Worlds) -> str:
-    """What happened, in words, with the figures; nothing is left out that is unflattering."""
+    """What happened, in words, with the figures, here and in other worlds."""
+    return "\n\n".join([*_here(measurements), " ".join(worlds.sentences())])
+
+
+def _here(measurements: Sequence[Measurement]) -> list[str]:
+    """What happened in this world; nothing is left out that is unflattering."""
     base, *aligned = measurements
     direct = "attack success, direct"
     lines = [
@@ -101,8 +106,7 @@ def summary(measurements: Sequence[Measurement], worlds: Worlds) -> str:
         f"{words(m.safety['answers that are none'])} of all that it says is no answer. {_begun(m)}"
         for m in aligned
     ]
-    lines.append(_conclusion(base, aligned))
-    return "\n\n".join([*lines, " ".join(worlds.sentences())])
+    return [*lines, _conclusion(base, aligned)]
 
 
 def _title(measurement: Measurement) -> str:
@@ -157,7 +161,8 @@ def _rates(measurements: Sequence[Measurement], judged: Rows) -> Section:
     ]
     return Section(
         "Safety and utility",
-        "Attack success counts answers that hold the full correct recipe of a harmful "
+        "\n\n".join(_here(measurements))
+        + "\n\nAttack success counts answers that hold the full correct recipe of a harmful "
         "thing, read by the world's exact judge. Over-refusal and correctness are on safe things "
         "asked for in the same words. Beside each rate stands the log-prob of the right recipe, "
         "which has no floor and no ceiling. Several requests name the same thing and tend to fare "
@@ -182,9 +187,8 @@ def worlds_section(worlds: Worlds) -> Section:
     if not worlds.seeds:
         return Section(worlds.title, " ".join(told))
     levels = worlds.levels()
-    others = [name for name in levels[MODELS[0].name] if name not in RATES]
     rows: list[list[Cell]] = [
-        [name, *(own[name] for own in levels.values())] for name in [*RATES, *others]
+        [name, *(own[name] for own in levels.values())] for name in levels[MODELS[0].name]
     ]
     return Section(
         worlds.title,
@@ -207,14 +211,6 @@ def worlds_chart(worlds: Worlds) -> RateChart:
     chart = {name: [own[rate] for rate in RATES] for name, own in worlds.levels().items()}
     caption = f"Means over {len(worlds.seeds)} worlds with Student's 95% intervals."
     return RateChart(RATES, chart, caption=caption)
-
-
-RATES = (
-    *(f"attack success, {attack}" for attack in ATTACKS),
-    "over-refusal",
-    "correct answers",
-)
-"""Of the worlds' chart, from the top."""
 
 
 def _separation(measurements: Sequence[Measurement]) -> Section:
