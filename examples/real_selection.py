@@ -22,30 +22,24 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from trueline.reproduce.laboratory import Recipe, align, measure
 
 from trueline.curation import Cached, PolicyEmbedder, select_pairs
 from trueline.data import load_examples
+from trueline.data.mapped import as_chat
 from trueline.reproduce.experiments.selection import write_pairs
+from trueline.reproduce.instrument import measures, replies
+from trueline.reproduce.language import train
 from trueline.results import Metric
 from trueline.sandbox import Sandbox, build_sandbox
 from trueline.stats import mean_metric, rate
 
 ARMS = ("easy", "hard", "random")
 OUTCOMES = ("attack success, direct", "over-refusal", "correct answers")
-
-
-@dataclass(frozen=True)
-class Selected(Sandbox):
-    """The sandbox with training data of our own."""
-
-    train: Path = Path()
 
 
 def one_seed(sandbox: Sandbox, seed: int, temperature: float, folder: Path) -> dict[str, Any]:
@@ -71,10 +65,11 @@ def one_seed(sandbox: Sandbox, seed: int, temperature: float, folder: Path) -> d
             what, _, group = metric.name.partition(", ")
             if what == "label error by second labels" and (arm == "easy" or group == "selected"):
                 found["errors"][arm if group == "selected" else group] = metric
-        run = Selected(sandbox.directory, sandbox.world, folder / f"{arm}.jsonl")
-        trainer = align(run, Recipe(arm, "dpo", "train"), folder, seed=seed, quiet=True)
-        safety = measure(sandbox, trainer.model, tokenizer, arm).safety
-        found["outcomes"][arm] = {name: safety[name] for name in OUTCOMES}
+        chosen = [as_chat(example) for example in load_examples(folder / f"{arm}.jsonl")]
+        trainer = train(sandbox.model_dir, chosen, {"loss_type": "dpo"}, folder / arm, seed=seed)
+        trainer.scorer.detach()
+        said = replies(sandbox, trainer.model, tokenizer)
+        found["outcomes"][arm] = {m.name: m.metric for m in measures(said) if m.name in OUTCOMES}
     return found
 
 
