@@ -471,8 +471,12 @@ if __name__ == "__main__":
         PLACES.update(model=given.model, data=given.data)
         BUDGET.update({name: getattr(given, name) for name in BUDGET})
         seeds = range(given.first_seed, given.first_seed + given.seeds)
+        failed = 0
         for one in runs_of(given.only, seeds):  # kept after each: what is measured is never lost
-            perform([one], given.work, jobs=0, tell=print)
-            if given.first_seed == 0:
-                write_lines(results_in(given.work), KEPT)
+            failed += len(perform([one], given.work, jobs=0, tell=print).failed)
+            if given.first_seed == 0:  # beside what other machines' runs left
+                before = read_lines(KEPT) if KEPT.exists() else []
+                write_lines([*before, *results_in(given.work)], KEPT)
     print(table())
+    if not given.table and failed:
+        raise SystemExit(f"{failed} runs failed; the same command does them again")
