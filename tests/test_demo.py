@@ -102,6 +102,18 @@ def test_a_judged_world_is_not_seen_before_it_is_judged(tmp_path):
     replace(nothing, seeds=[200]).check(200)
 
 
+def test_a_judged_world_does_not_count_among_the_other_ones():
+    whole = Worlds(**gathered(lines(MEANS)))
+    other = whole.besides(200)
+    assert "11 other worlds" in other.title
+    assert 200 not in other.seeds
+    rate, model = "attack success, direct", MODELS[-1]
+    left = whole.values[model.name][rate][1:]
+    assert other.level(model, rate).value == pytest.approx(sum(left) / 11)
+    assert whole.besides(0) == whole
+    assert Worlds(0, 48, [], {}).besides(0).seeds == []
+
+
 # --- other worlds ---------------------------------------------------------------------------------
 
 

@@ -95,6 +95,7 @@ def demo(
 
     worlds = Worlds.read()
     worlds.check(seed)
+    worlds = worlds.besides(seed)
     torch.set_num_threads(1)  # the models are tiny: a second thread waits more than it works
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()

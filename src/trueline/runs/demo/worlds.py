@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -108,6 +108,15 @@ class Worlds:
                 f"seed {seed} belongs to the study's judged runs, which nobody is to see before "
                 f"they are kept; take another than {RESERVED[0]} to {RESERVED[-1]}"
             )
+
+    def besides(self, seed: int) -> Worlds:
+        """The worlds that are other ones than this seed's."""
+        places = [place for place, own in enumerate(self.seeds) if own != seed]
+        values = {
+            model: {name: [own[place] for place in places] for name, own in measures.items()}
+            for model, measures in self.values.items()
+        }
+        return replace(self, seeds=[self.seeds[place] for place in places], values=values)
 
     @property
     def results(self) -> Results:
