@@ -2,6 +2,7 @@
 
     python studies/nulls.py          # writes results/nulls.json; some minutes of one core
     python studies/nulls.py 2        # the third of its tables, the others as they are
+    python studies/nulls.py planted  # what is found of planted effects
 
 The claims' own judgments read invented runs: no model is trained. Under a null no arm differs from
 another, and what a claim says of one arm alone is 0 on average; a seed's arms share its luck.
@@ -30,13 +31,19 @@ WORLDS: Mapping[str, Callable[[np.random.Generator], float]] = {
     "skewed (exponential)": lambda rng: float(rng.exponential()) - 1,
 }
 NULLS = (
-    (5, "normal", 0.0),
-    (12, "normal", 0.0),
-    (12, "normal", 2.0),
-    (12, "heavy tails (t, 3 degrees)", 0.0),
-    (12, "skewed (exponential)", 0.0),
+    (1, 5, "normal", 0.0),
+    (1, 12, "normal", 0.0),
+    (1, 12, "normal", 2.0),
+    (1, 12, "heavy tails (t, 3 degrees)", 0.0),
+    (1, 12, "skewed (exponential)", 0.0),
+    (2, 8, "normal", 0.0),
+    (2, 8, "normal", 2.0),
+    (2, 8, "heavy tails (t, 3 degrees)", 0.0),
+    (2, 8, "skewed (exponential)", 0.0),
 )
-"""Seeds, world, and how much a data set moves its arms by itself."""
+"""Version, whose families they are; seeds, world, and how much a data set moves its arms by itself.
+"""
+PLANTED = "planted"
 
 LOGGED = ("separation", "training seconds")
 """Values that are read as logarithms."""
@@ -84,12 +91,14 @@ def judged(
     return corrected([Outcome(c, range(seeds), c.judge(results), {}) for c in claims])
 
 
-def families(seeds: int, world: str, confounded: float, count: int) -> dict[str, float]:
-    """By paper, the share of families with any verdict."""
+def families(
+    version: int, seeds: int, world: str, confounded: float, count: int
+) -> dict[str, float]:
+    """By paper, the share of a version's families with any verdict."""
     rng = np.random.default_rng([SEED, seeds, list(WORLDS).index(world), int(10 * confounded)])
     found = {}
     for paper in PAPERS:
-        own = [c for c in all_claims() if c.paper == paper and random_parts(c)]
+        own = [c for c in all_claims() if c.family == (paper, version) and random_parts(c)]
         if not own:
             continue
         hits = sum(
@@ -97,7 +106,7 @@ def families(seeds: int, world: str, confounded: float, count: int) -> dict[str,
                                                          confounded=confounded))
             for _ in range(count)
         )  # fmt: skip
-        found[paper] = hits / count
+        found[paper if version == 1 else f"{paper}, version {version}"] = hits / count
     return found
 
 
@@ -107,16 +116,17 @@ def random_parts(claim: Claim) -> bool:
     return not settled and not any(part.exact for part in claim.parts)
 
 
-def write(places: Sequence[int]) -> None:
+def write(places: Sequence[str]) -> None:
     """Measure these tables anew; the others keep what they have."""
     kept = json.loads(RESULT.read_text("utf-8"))["tables"] if RESULT.is_file() else {}
     for place in places:
-        if place == len(NULLS):
-            kept[str(place)] = {"planted": planted()}
+        if place == PLANTED:
+            kept[place] = {PLANTED: planted()}
             continue
-        seeds, world, confounded = NULLS[place]
-        kept[str(place)] = {"seeds": seeds, "world": world, "confounded": confounded,
-                            "deciding": families(seeds, world, confounded, FAMILIES)}  # fmt: skip
+        version, seeds, world, confounded = NULLS[int(place)]
+        deciding = families(version, seeds, world, confounded, FAMILIES)
+        kept[place] = {"seeds": seeds, "world": world, "confounded": confounded,
+                       "deciding": deciding}  # fmt: skip
     facts = {"seed": SEED, "families": FAMILIES, "tables": dict(sorted(kept.items()))}
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
@@ -126,7 +136,7 @@ def planted(count: int = 100, seeds: int = 12) -> list[dict[str, object]]:
     """How often effects of one size are found, and reversals of it, for two claims."""
     rows: list[dict[str, object]] = []
     for name in ("dissimilar-pairs-train-better", "chosen-falls-least"):
-        claims = [c for c in all_claims() if c.paper == _claim(name).paper and random_parts(c)]
+        claims = [c for c in all_claims() if c.family == _claim(name).family and random_parts(c)]
         for size in (-2.0, -1.0, 1.0, 2.0):
             rng = np.random.default_rng([SEED, int(10 * size) + 100])
             plan = {_claim(name).arms[0].key: size}
@@ -145,4 +155,4 @@ def _claim(name: str) -> Claim:
 
 
 if __name__ == "__main__":
-    write([int(word) for word in sys.argv[1:]] or range(len(NULLS) + 1))
+    write(sys.argv[1:] or [*map(str, range(len(NULLS))), PLANTED])

@@ -12,9 +12,11 @@ import psutil
 import pytest
 
 from trueline.errors import UserError
+from trueline.reproduce.claim import Claim
 from trueline.reproduce.engine import perform
-from trueline.reproduce.preregistration import NOW
 from trueline.reproduce.scales import FULL, TEST
+from trueline.reproduce.study import all_claims
+from trueline.reproduce.versions import VERSIONS
 from trueline.results import Finding
 from trueline.runs.demo import demo
 from trueline.runs.demo.models import ALIGNED, ATTACKS, DEFENSE, MODELS, Measurement
@@ -117,12 +119,12 @@ def test_a_judged_world_does_not_count_among_the_other_ones():
 # --- other worlds ---------------------------------------------------------------------------------
 
 
-def lines(means, spread=0.005):
-    """Kept lines of all models at all judged seeds: each measure its mean, now more and now less,
+def lines(means, spread=0.005, *, version=1, models=MODELS):
+    """Kept lines of the models at a version's seeds: each measure its mean, now more and now less,
     every model by another amount."""
     rows = []
-    for place, model in enumerate(MODELS, start=1):
-        for seed in NOW.seeds:
+    for place, model in enumerate(models, start=1):
+        for seed in VERSIONS[version - 1].seeds:
             run = FULL.run(model.arm, seed)
             apart = spread * place * (-1) ** seed
             own = {name: of[model.name] + apart for name, of in means.items()}
@@ -154,8 +156,8 @@ def test_worlds_are_shown_when_all_their_runs_are_kept():
     part = Worlds(**gathered(rows[1:]))
     assert (part.kept, part.planned, list(part.seeds), part.levels()) == (47, 48, [], {})
     assert part.sentences() == [
-        "Of the 48 registered runs of these models in 12 other worlds 47 are kept: what holds "
-        "over worlds is not judged yet."
+        "Of the 48 registered runs of these models in other worlds 47 are kept: what holds over "
+        "worlds is not judged yet."
     ]
     section = worlds_section(part)
     assert (section.title, section.blocks) == ("The same in other worlds", ())
@@ -168,6 +170,30 @@ def test_worlds_are_shown_when_all_their_runs_are_kept():
     chart, table = worlds_section(whole).blocks
     assert list(chart.series) == NAMES
     assert len(table.rows) == len(MEANS) - 1
+
+
+def test_a_model_counts_in_the_worlds_where_it_was_run(monkeypatch):
+    """The defense is another one in version 2, which has DPO too, and neither KLDO nor the base."""
+    new = replace(MODELS[-1], arm=replace(MODELS[-1].arm, options={"objective": "dpo", "new": 1}))
+    firsts = [claim for claim in all_claims() if claim.version == 1]
+    arms = (new.arm, MODELS[-2].arm)
+    second = Claim("new", "Trueline", "", "", arms, lambda _: (), {}, "", False, version=2)
+    monkeypatch.setattr("trueline.runs.demo.worlds.all_claims", lambda: [*firsts, second])
+    old = lines(MEANS)
+    assert Worlds(**gathered(old)).apart == ""  # while version 2 has no lines, nothing changes
+    assert gathered([*old, *lines(MEANS, version=2, models=MODELS[-2:-1])[1:]]) == gathered(old)
+    models = (*MODELS[:-1], new)
+    for name, value in (("MODELS", models), ("ALIGNED", models[1:]), ("DEFENSE", new)):
+        monkeypatch.setattr(f"trueline.runs.demo.worlds.{name}", value)
+    part = gathered(old)
+    assert (part["kept"], part["planned"], part["seeds"]) == (36, 36 + 16, [])
+    found = Worlds(**gathered([*old, *lines(MEANS, version=2, models=models[-2:])]))
+    assert list(found.seeds) == list(range(200, 220))
+    counts = [found.level(model, "over-refusal").n for model in models]
+    assert counts == [12, 12, 20, 8]
+    told = "the base model in 12, KLDO in 12, DPO in 20 and DPO with begun answers in 8 of them"
+    assert found.sentences()[0].startswith("Over 20 worlds")
+    assert f"({told}; means, and" in found.sentences()[0]
 
 
 def test_what_is_said_of_worlds_is_decided_by_intervals():

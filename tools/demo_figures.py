@@ -24,13 +24,12 @@ from typing import Any
 
 from trueline.report import Report, Section, render_html
 from trueline.reproduce.kept import read_lines
-from trueline.reproduce.preregistration import NOW
+from trueline.reproduce.versions import STUDIES, VERSIONS
 from trueline.runs.demo.models import MODELS
 from trueline.runs.demo.story import worlds_chart
 from trueline.runs.demo.worlds import FILE, Worlds, gathered
 
 ROOT = Path(__file__).parents[1]
-KEPT = ROOT / "studies" / "results" / f"judged-{NOW.number}.jsonl"
 PICTURE = ROOT / "docs" / "demo.png"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "index.md")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -111,7 +110,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[0])
     parser.add_argument("--no-picture", action="store_true")
     given = parser.parse_args()
-    FILE.write_text(packed(gathered(read_lines(KEPT))), "utf-8")
+    kept = [path for one in VERSIONS if (path := STUDIES / one.lines).exists()]
+    rows = [row for path in kept for row in read_lines(path)]
+    FILE.write_text(packed(gathered(rows)), "utf-8")
     found = Worlds.read()
     for place in PAGES:
         place.write_text(written(place, found), "utf-8")

@@ -30,12 +30,16 @@ def reproduce(
         bool,
         typer.Option(
             "--judged",
-            help="As registered in studies/PREREGISTRATION.md: its seeds, whole papers, one look.",
+            help="As registered in studies/PREREGISTRATION.md and later versions: their seeds, "
+            "whole papers, one look.",
         ),
     ] = False,
     kept: Annotated[
-        Path | None,
-        typer.Option(help="Lines of results, or a folder of runs: judged, and nothing is run."),
+        list[Path] | None,
+        typer.Option(
+            help="Lines of results, or a folder of runs: judged, and nothing is run. May be given "
+            "several times."
+        ),
     ] = None,
     jobs: Annotated[
         int, typer.Option(help="Processes, of one thread each; 0: none but this.", min=0)
@@ -63,7 +67,8 @@ def reproduce(
         _list(verb.costs(*(claims or []), fast=fast), json)
         return
     made = verb.reproduce(
-        *(claims or []), fast=fast, seeds=seeds, first_seed=first_seed, judged=judged, kept=kept,
+        *(claims or []), fast=fast, seeds=seeds, first_seed=first_seed, judged=judged,
+        kept=kept or (),
         jobs=jobs, budget=budget, recipe=recipe,
         output=output, command="trueline " + shlex.join(_typed()),
         tell=lambda line: console.print(line, style="dim", markup=False, highlight=False),
@@ -104,7 +109,7 @@ def _list(found: Costs, json: bool) -> None:
 
 def _show(made: Reproduced) -> None:
     for outcome in made.study.outcomes:
-        head = f"[bold]{outcome.verdict:13}  {outcome.claim.name}[/bold]  ({outcome.counted})"
+        head = f"[bold]{outcome.verdict:13}  {outcome.claim.marked}[/bold]  ({outcome.counted})"
         out.print(head, highlight=False)
         for effect in outcome.effects:
             line = f"  {effect.verdict:13}  {effect.metric.name} {effect.claimed}: {effect.shown}"

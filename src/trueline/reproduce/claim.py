@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 from trueline.registry import Registry
 from trueline.reproduce.runs import Arm, Values
 from trueline.reproduce.verdict import Effect, Expected
+from trueline.reproduce.versions import of
 from trueline.results import Metric
 from trueline.stats import mean_metric
 
@@ -220,6 +221,8 @@ class Claim:
         shows: values listed for each arm beside the verdict, name to unit.
         caveat: why the claim might fail here though it holds elsewhere, or hold here and not there.
         on_recipe: whether ``--recipe`` can measure it on a real model.
+        version: of the registration, which has the seeds it is judged on.
+        revises: a claim of an earlier version that it puts anew; both verdicts are shown.
     """
 
     name: str
@@ -231,11 +234,23 @@ class Claim:
     shows: Mapping[str, str]
     caveat: str
     on_recipe: bool
+    version: int = 1
+    revises: str = ""
 
     @cached_property
     def parts(self) -> Sequence[Effect]:
         """What it claims of what, from its judgment of nothing at all."""
         return self.judge(Results((), {arm.key: {} for arm in self.arms}))
+
+    @property
+    def family(self) -> tuple[str, int]:
+        """Paper and version: the claims that are judged and corrected together."""
+        return self.paper, self.version
+
+    @property
+    def marked(self) -> str:
+        """Its name, with its version where that is not the first."""
+        return self.name if self.version == 1 else f"{self.name} (version {self.version})"
 
     @property
     def expected(self) -> str:
@@ -261,13 +276,18 @@ def claim(
     shows: Mapping[str, str],
     caveat: str,
     on_recipe: bool = False,
+    version: int = 1,
+    revises: str = "",
 ) -> Callable[[Judge], Judge]:
     """Register a claim; see :class:`Claim`."""
+    if not of([version]):
+        raise ValueError(f"claim {name!r}: there is no version {version!r} of the registration")
     if paper not in PAPERS:
         raise ValueError(f"claim {name!r}: no paper {paper!r} among {', '.join(PAPERS)}")
 
     def add(judge: Judge) -> Judge:
-        made = Claim(name, paper, statement, measured, arms, judge, shows, caveat, on_recipe)
+        made = Claim(name, paper, statement, measured, arms, judge, shows, caveat, on_recipe,
+                     version, revises)  # fmt: skip
         CLAIMS.add(name, made)
         return judge
 

@@ -26,7 +26,8 @@ class Outcome:
         effects: its parts; empty where nothing was measured.
         evidence: for each arm, the listed values' means over those seeds.
         notes: what is missing, and why.
-        p: after Holm's correction over its paper's claims; None where nothing is left to chance.
+        p: after Holm's correction over its paper's claims in its version; None where nothing is
+            left to chance.
     """
 
     claim: Claim
@@ -49,6 +50,8 @@ class Outcome:
         """Plain JSON-ready data."""
         return {
             "claim": self.claim.name,
+            "version": self.claim.version,
+            "revises": self.claim.revises,
             "paper": self.claim.paper,
             "statement": self.claim.statement,
             "measured": self.claim.measured,
@@ -66,27 +69,36 @@ class Outcome:
 
 
 def judge_all(
-    claims: Sequence[Claim], scale: Scale, seeds: Sequence[int], done: Done, *, whole: bool
+    claims: Sequence[Claim],
+    scale: Scale,
+    seeds: Mapping[int, Sequence[int]],
+    done: Done,
+    *,
+    whole: bool,
 ) -> list[Outcome]:
-    """Each claim's outcome; with ``whole`` only those of papers all of whose runs are there, and
-    exact ones that have their own."""
+    """Each claim's outcome, at its version's seeds; with ``whole`` only those of papers all of
+    whose runs of that version are there, and exact ones that have their own."""
     found = []
     for own in together(claims):
-        runs = plan(own, scale, seeds)
+        drawn = seeds[own[0].version]
+        runs = plan(own, scale, drawn)
         there = sum(run.key in done.values or run.key in done.failed for run in runs)
         if whole and there < len(runs):
             note = f"{there} of {len(runs)} runs are there; it is judged when all are."
             found += [Outcome(claim, (), (), {}, (note,)) for claim in own]
         else:
-            found += [judge(claim, scale, seeds, done) for claim in own]
+            found += [judge(claim, scale, drawn, done) for claim in own]
     return found
 
 
 def together(claims: Sequence[Claim]) -> list[list[Claim]]:
-    """The claims that are judged at one time: an exact one by itself, others with their paper's."""
-    papers = dict.fromkeys(claim.paper for claim in claims)
+    """The claims that are judged at one time: an exact one by itself, others with their paper's of
+    the same version."""
     exact = [[claim] for claim in claims if claim.arithmetic]
-    others = [[c for c in claims if c.paper == paper and not c.arithmetic] for paper in papers]
+    others = [
+        [claim for claim in claims if claim.family == family and not claim.arithmetic]
+        for family in dict.fromkeys(claim.family for claim in claims)
+    ]
     return [*exact, *filter(None, others)]
 
 
@@ -123,14 +135,15 @@ def _enough(effect: Effect, seeds: int) -> Effect:
 
 
 def corrected(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The outcomes with Holm's correction: a paper's claims are one family, also those not run."""
+    """The outcomes with Holm's correction: a paper's claims in one version are a family, also those
+    not run."""
     found = list(outcomes)
-    for paper in dict.fromkeys(one.claim.paper for one in outcomes):
-        family = {c.name: 1.0 for c in CLAIMS.values() if c.paper == paper and not c.arithmetic}
-        own = [(place, one) for place, one in enumerate(found) if one.claim.paper == paper]
+    for family in dict.fromkeys(one.claim.family for one in outcomes):
+        every = {c.name: 1.0 for c in CLAIMS.values() if c.family == family and not c.arithmetic}
+        own = [(place, one) for place, one in enumerate(found) if one.claim.family == family]
         chances = {one.claim.name: decided(one.effects)[1] for _, one in own}
         known = {name: p for name, p in chances.items() if p is not None}
-        adjusted = holm({**family, **known})
+        adjusted = holm({**every, **known})
         for place, one in own:
             if one.claim.name in known:
                 found[place] = replace(one, p=adjusted[one.claim.name])

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from trueline.report import Facts, Report, Section, Table, Text, render_report
 from trueline.report.blocks import Block, Cell
-from trueline.reproduce.claim import PAPERS
+from trueline.reproduce.claim import CLAIMS, PAPERS
 from trueline.reproduce.claims.abstracts import BEFORE, HISTORY, asserted_table
 from trueline.reproduce.outcomes import Outcome
 from trueline.reproduce.study import Study
 from trueline.reproduce.verdict import RULE
+from trueline.reproduce.versions import kept_options, of
 from trueline.results import Metric
 
 AGAIN = """\
@@ -22,7 +23,7 @@ AGAIN = """\
     trueline reproduce --fast                        # all of them: over half an hour on two cores
     trueline reproduce                               # a night: twenty seeds
     trueline reproduce --judged                      # as registered, on the registered seeds
-    trueline reproduce --judged --kept studies/results/judged-1.jsonl   # from the kept results
+    trueline reproduce --judged {kept}   # from the kept results
     trueline reproduce KLDO e-dpo-safer --seeds 5    # a paper's claims, and one more
     trueline reproduce objectives-that-protect --recipe recipe.yaml
 
@@ -37,36 +38,73 @@ options:
 
 A claim is one decorated function in `src/trueline/reproduce/claims/`: which arms it needs, and how
 their results are read. An experiment is one in `src/trueline/reproduce/experiments/`.
-""".splitlines()
+"""
+
+
+def again() -> list[str]:
+    """How to run it."""
+    kept = kept_options(of(claim.version for claim in CLAIMS.values()))
+    return AGAIN.format(kept=kept).splitlines()
 
 
 def standing() -> list[str]:
     """What the page says whatever was run: the abstracts' claims, its history, how to run it."""
-    return [*asserted_table(), *HISTORY, *AGAIN]
+    return [*asserted_table(), *HISTORY, *again()]
 
 
 def summary(study: Study) -> str:
-    """How many claims came out how, in words."""
-    counts = Counter(outcome.verdict for outcome in study.outcomes)
-    words = ", ".join(f"{counts[v]} {v}" for v in ("supported", "not supported", "undecided",
-                                                    "not measured") if counts[v])  # fmt: skip
-    failed = [o.claim.statement for o in study.outcomes if o.verdict == "not supported"]
-    text = f"Of {len(study.outcomes)} claims: {words}."
-    registered = study.facts.get("registered")
+    """How many claims came out how, in words, each version by itself."""
+    versions = sorted({one.claim.version for one in study.outcomes})
+    told = []
+    for version in versions:
+        own = [one for one in study.outcomes if one.claim.version == version]
+        counts = Counter(outcome.verdict for outcome in own)
+        words = ", ".join(f"{counts[v]} {v}" for v in ("supported", "not supported", "undecided",
+                                                        "not measured") if counts[v])  # fmt: skip
+        which = f" of version {version}" if versions != [1] else ""
+        told.append(f"Of {len(own)} claims{which}: {words}.")
+    text = " ".join(told)
+    failed = [
+        f"{o.claim.statement}{f' (Version {o.claim.version}.)' if o.claim.version > 1 else ''}"
+        for o in study.outcomes
+        if o.verdict == "not supported"
+    ]
+    registered = [
+        f"version {one['version']} (designs {one['designs']})"
+        for one in study.facts.get("registered", ())
+    ]
     if registered:
-        text += (
-            f" As registered in version {registered['version']} (designs {registered['designs']})."
-        )
+        text += f" As registered in {' and '.join(registered)}."
     if failed:
         text += " Not borne out here: " + " ".join(failed)
     return text
+
+
+def verdicts(one: Outcome, every: Sequence[Outcome], *, unjudged: str = "not measured") -> str:
+    """A claim's verdict; of one that revises another, both side by side."""
+    by = {outcome.claim.name: outcome for outcome in every}
+    chain = [one]
+    while (earlier := by.get(chain[0].claim.revises)) is not None:
+        chain.insert(0, earlier)
+    words = [outcome.verdict if outcome.effects else unjudged for outcome in chain]
+    if one.claim.version == 1:
+        return words[0]
+    return "; ".join(f"version {outcome.claim.version}: {word}"
+                     for outcome, word in zip(chain, words, strict=True))  # fmt: skip
+
+
+def drawn(study: Study) -> str:
+    """How many seeds, and, where versions have their own, how many each."""
+    registered = study.facts.get("registered", ())
+    each = [f"{len(one['seeds'])} for version {one['version']}" for one in registered]
+    return f"{study.facts['seeds']} seeds" + (f" ({', '.join(each)})" if len(each) > 1 else "")
 
 
 def report_of(study: Study) -> Report:
     """The page as blocks."""
     overview = Section("Claims", RULE, [_overview(study.outcomes)])
     papers = [
-        Section(paper, title, list(_evidence(own)))
+        Section(paper, title, list(_evidence(own, study.outcomes)))
         for paper, title in PAPERS.items()
         if (own := [o for o in study.outcomes if o.claim.paper == paper])
     ]
@@ -81,7 +119,7 @@ def report_of(study: Study) -> Report:
         ],
     )  # fmt: skip
     where = "a real model" if "model_name_or_path" in facts["settings"] else "the sandbox"
-    subtitle = f"Measured in {where}, scale {facts['scale']}, {facts['seeds']} seeds"
+    subtitle = f"Measured in {where}, scale {facts['scale']}, {drawn(study)}"
     return Report("Seven papers' claims, measured", summary(study), [overview, *papers, again],
                   subtitle=subtitle)  # fmt: skip
 
@@ -90,10 +128,11 @@ def _overview(outcomes: Sequence[Outcome]) -> Block:
     rows: list[list[Cell]] = []
     for outcome in outcomes:
         claim = outcome.claim
-        name = f"{claim.paper}: {claim.name}"
+        name = f"{claim.paper}: {claim.marked}"
+        verdict = verdicts(outcome, outcomes)
         if not outcome.effects:
             before = BEFORE.get(claim.name)
-            rows.append([name, claim.statement, None, None, None, outcome.verdict, before])
+            rows.append([name, claim.statement, None, None, None, verdict, before])
         for place, effect in enumerate(outcome.effects):
             first = place == 0
             rows.append([
@@ -102,7 +141,7 @@ def _overview(outcomes: Sequence[Outcome]) -> Block:
                 f"{effect.metric.name} {effect.claimed}",
                 effect.shown,
                 effect.verdict,
-                f"{outcome.verdict} {_chance(outcome)}".strip() if first else "",
+                f"{verdict} {_chance(outcome)}".strip() if first else "",
                 BEFORE.get(claim.name) if first else "",
             ])  # fmt: skip
     return Table(("claim", "what it says", "part, and where it should lie",
@@ -115,13 +154,13 @@ def _chance(outcome: Outcome) -> str:
     return "p < 0.001 by Holm" if outcome.p < 0.001 else f"p = {outcome.p:.3f} by Holm"
 
 
-def _evidence(outcomes: Sequence[Outcome]) -> list[Block]:
+def _evidence(outcomes: Sequence[Outcome], every: Sequence[Outcome]) -> list[Block]:
     blocks: list[Block] = []
     for outcome in outcomes:
         claim = outcome.claim
         seeds = f" Seeds: {len(outcome.seeds)}." if outcome.seeds else ""
         blocks.append(
-            Text(f"{claim.name}: {outcome.verdict}.\n\n{claim.statement} Measured: "
+            Text(f"{claim.marked}: {verdicts(outcome, every)}.\n\n{claim.statement} Measured: "
                  f"{claim.measured}{seeds}")
         )  # fmt: skip
         blocks += _arms(outcome.evidence)
@@ -160,7 +199,7 @@ def markdown(study: Study) -> str:
         summary(study),
         "",
         f"`{facts['command']}`: scale {facts['scale']}, "
-        f"{facts['seeds']} seeds from {facts['first_seed']} on, {runs['measured']} of "
+        f"{drawn(study)} from {facts['first_seed']} on, {runs['measured']} of "
         f"{runs['planned']} runs, {facts['processor_minutes']} processor minutes in "
         f"all.{unfinished}",
         "",
@@ -172,9 +211,10 @@ def markdown(study: Study) -> str:
     ]
     for outcome in study.outcomes:
         claim = outcome.claim
-        said = f"**{claim.name}**: {claim.statement}"
+        said = f"**{claim.marked}**: {claim.statement}"
+        verdict = verdicts(outcome, study.outcomes)
         lines.append(f"| {claim.paper} | {said} | {outcome.counted} | {_chance(outcome)} | "
-                     f"**{outcome.verdict}** | {BEFORE.get(claim.name, '')} |")  # fmt: skip
+                     f"**{verdict}** | {BEFORE.get(claim.name, '')} |")  # fmt: skip
         lines += [
             f"| | | {effect.metric.name} {effect.claimed} | {effect.shown} | {effect.verdict} | |"
             for effect in outcome.effects
@@ -182,9 +222,9 @@ def markdown(study: Study) -> str:
     lines += ["", "## What is measured, and why it might come out so", ""]
     for outcome in study.outcomes:
         claim = outcome.claim
-        lines += [f"**{claim.name}** ({claim.paper}). {claim.measured} {claim.caveat} "
+        lines += [f"**{claim.marked}** ({claim.paper}). {claim.measured} {claim.caveat} "
                   + " ".join(outcome.notes), ""]  # fmt: skip
-    return "\n".join(line.rstrip() for line in [*lines, *(AGAIN if recipe else standing())])
+    return "\n".join(line.rstrip() for line in [*lines, *(again() if recipe else standing())])
 
 
 THREE_MINUTES = """\
@@ -198,21 +238,34 @@ invented world whose truth is known, a model of four layers that has read about 
 in a model of seven billion parameters. What is exact is mathematics, and holds anywhere.
 
 **Can you believe it?** Each design was written down and committed before its runs
-(`studies/PREREGISTRATION.md`), the runs are on {seeds} seeds that nobody had looked at, a paper is
+({pages}), the runs are on {seeds} that nobody had looked at, a paper is
 judged once when all of its runs are there, and its claims are corrected together. Each run's
 numbers are in the repository, so that this page can be computed again. An earlier page had none of
 that; its verdicts stand beside the new ones
-([how it came about](reproduction.md#how-this-page-came-about)).
+([how it came about](reproduction.md#how-this-page-came-about)).{later}
 
 **Where it stands.** {summary} "Before" is the earlier page's verdict, on five seeds by an older
 design and rule. Results so far: {measured} of {planned} registered runs.
 """
 
 
+LATER = """ Claims
+of version {number} were registered later, when what had been judged until then was known, and are
+judged on seeds of their own. Earlier verdicts stand; where a claim puts an earlier one anew, both
+verdicts are shown."""
+
+
 def three_minutes(study: Study) -> str:
     """The study on one page, for who has no more time."""
-    text = THREE_MINUTES.format(count=len(study.outcomes), seeds=study.facts["seeds"],
-                                summary=summary(study), **study.facts["runs"])  # fmt: skip
+    versions = of(outcome.claim.version for outcome in study.outcomes)
+    text = THREE_MINUTES.format(
+        count=sum(not outcome.claim.revises for outcome in study.outcomes),
+        pages=", ".join(f"`studies/{version.file}`" for version in versions),
+        seeds=drawn(study),
+        later="".join(LATER.format(number=v.number) for v in versions if v.number > 1),
+        summary=summary(study),
+        **study.facts["runs"],
+    )
     lines = [text]
     for paper in PAPERS:
         own = [one for one in study.outcomes if one.claim.paper == paper]
@@ -222,7 +275,7 @@ def three_minutes(study: Study) -> str:
         for one in own:
             seen = "; ".join(f"{e.metric.name}: {e.shown}" for e in one.effects[:2])
             more = f"; and {len(one.effects) - 2} more" if len(one.effects) > 2 else ""
-            verdict = one.verdict if one.effects else "not judged yet"
+            verdict = verdicts(one, study.outcomes, unjudged="not judged yet")
             before = BEFORE.get(one.claim.name, "")
             lines.append(f"| {one.claim.statement} | {verdict} | {before} | {seen}{more} |")
         lines += ["", believed(own), ""]
@@ -234,7 +287,8 @@ def believed(outcomes: Sequence[Outcome]) -> str:
     by: dict[str, list[str]] = {}
     for one in outcomes:
         kind = "exact" if one.claim.arithmetic and one.verdict == "supported" else one.verdict
-        by.setdefault(kind, []).append(f"`{one.claim.name}`")
+        later = f" (version {one.claim.version})" if one.claim.version > 1 else ""
+        by.setdefault(kind, []).append(f"`{one.claim.name}`{later}")
     said = {
         "exact": "Holds, as mathematics: {}.",
         "supported": "Seen here: {}.",

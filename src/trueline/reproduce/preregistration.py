@@ -1,7 +1,7 @@
 """What will be measured and how it will be judged, written down before anything is run.
 
-The page is made from the claims' own declarations. A judged run compares each design with the
-page that was committed, and is refused where they differ.
+Each version has a page, made from its claims' own declarations. A judged run compares each design
+with the page that was committed, and is refused where they differ.
 """
 
 from __future__ import annotations
@@ -21,44 +21,21 @@ from trueline.reproduce.outcomes import together
 from trueline.reproduce.runs import EXPERIMENTS, Arm, Run
 from trueline.reproduce.scales import FULL, Scale, plan
 from trueline.reproduce.verdict import ALPHA, RULE
-
-PAGE = Path(__file__).parents[3] / "studies" / "PREREGISTRATION.md"
-
-
-@dataclass(frozen=True)
-class Version:
-    """A registration: its number, which seeds it judges, and why there is another one."""
-
-    number: int
-    seeds: range
-    reason: str
-
-
-VERSIONS: Sequence[Version] = (
-    Version(1, range(200, 212), "The first that was written before its runs."),
+from trueline.reproduce.versions import (
+    RESERVED,
+    STUDIES,
+    TUNING,
+    VERSIONS,
+    Version,
+    kept_options,
+    of,
 )
-"""A changed design is a new version with seeds of its own; the verdicts of all are shown."""
-NOW = VERSIONS[-1]
-RESERVED = range(200, 220)
-"""Seeds that only judged runs may use; what a version leaves is for the next."""
-TUNING = 100
-
-
-def check_seeds(seeds: Sequence[int]) -> None:
-    """Refuse reserved seeds outside a judged run.
-
-    Raises:
-        UserError: one of them is reserved.
-    """
-    if any(seed in RESERVED for seed in seeds):
-        raise UserError(
-            f"seeds {RESERVED[0]} to {RESERVED[-1]} are for judged runs: use --judged, or others "
-            f"(tuning has {TUNING} and up)"
-        )
 
 
 def design(claim: Claim, scale: Scale = FULL) -> dict[str, Any]:
     """All that decides what a claim's verdict will be, as plain data."""
+    (version,) = of([claim.version])
+    later = {"version": version.number, "revises": claim.revises} if version.number > 1 else {}
     return {
         "claim": claim.name,
         "paper": claim.paper,
@@ -69,8 +46,9 @@ def design(claim: Claim, scale: Scale = FULL) -> dict[str, Any]:
             for e in claim.parts
         ],
         "arms": [_arm(arm, scale) for arm in claim.arms],
-        "seeds": list(NOW.seeds),
+        "seeds": list(version.seeds),
         "rule": RULE,
+        **later,
     }
 
 
@@ -102,8 +80,9 @@ REGISTERED = re.compile(r"^Design of `([\w-]+)`: `([0-9a-f]{16})`$", re.MULTILIN
 
 @dataclass(frozen=True)
 class Registered:
-    """The committed page: each claim's design, and when it was committed."""
+    """A version's committed page: each claim's design, and when it was committed."""
 
+    version: Version
     designs: Mapping[str, str]
     commit: str
     date: str
@@ -114,19 +93,27 @@ class Registered:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready data."""
-        return {"version": NOW.number, "designs": self.hash, "commit": self.commit,
-                "date": self.date}  # fmt: skip
+        return {"version": self.version.number, "seeds": list(self.version.seeds),
+                "designs": self.hash, "commit": self.commit, "date": self.date}  # fmt: skip
 
 
-def registered(claims: Sequence[Claim], page: Path = PAGE) -> Registered:
-    """The committed preregistration, where it holds these claims as they now are.
+def registered(claims: Sequence[Claim], studies: Path = STUDIES) -> list[Registered]:
+    """The committed registrations of these claims' versions, where they hold them as they now are.
 
     Raises:
         UserError: there is no page, it is not committed as it stands, or a design differs.
     """
+    return [
+        _registered([claim for claim in claims if claim.version == version.number], version,
+                    studies / version.file)
+        for version in of(claim.version for claim in claims)
+    ]  # fmt: skip
+
+
+def _registered(claims: Sequence[Claim], version: Version, page: Path) -> Registered:
     if not page.is_file():
         raise UserError(f"a judged run needs {page}, which a checkout of the repository has")
-    commit, date = _committed(page)
+    commit, date = committed(page)
     designs = designs_in(page.read_text("utf-8"))
     changed = [claim.name for claim in claims if designs.get(claim.name) != digest(claim)]
     if changed:
@@ -135,7 +122,15 @@ def registered(claims: Sequence[Claim], page: Path = PAGE) -> Registered:
             f"(commit {commit}); a changed design is a new version there, with its reason and "
             "seeds of its own, and is committed before it is run"
         )
-    return Registered(designs, commit, date)
+    return Registered(version, designs, commit, date)
+
+
+def as_written(claims: Sequence[Claim], studies: Path = STUDIES) -> list[Registered]:
+    """The registrations of these claims' versions as their pages have them; git is not asked."""
+    return [
+        Registered(version, designs_in((studies / version.file).read_text("utf-8")), "", "")
+        for version in of(claim.version for claim in claims)
+    ]
 
 
 def designs_in(text: str) -> dict[str, str]:
@@ -143,7 +138,13 @@ def designs_in(text: str) -> dict[str, str]:
     return dict(REGISTERED.findall(text))
 
 
-def _committed(page: Path) -> tuple[str, str]:
+def committed(page: Path) -> tuple[str, str]:
+    """The last commit of a page, and when it was made.
+
+    Raises:
+        UserError: it is not committed as it stands.
+    """
+
     def git(*words: str) -> str:
         given = ["git", *words, "--", page.name]
         try:
@@ -194,7 +195,7 @@ another than the committed one, and names the commit in what it writes.
 
 - **Seeds.** {count} seeds, {first} to {last}, that nobody has looked at. Designs were tuned on
   seeds {tuning} and up (and, before there was any registration, on 0 to 4, as the measured page
-  tells). The seeds from {next} to {end} are kept back for a version after this one.
+  tells). {left}
 - **The unit** is the seed: another world, other data, another base model. Arms are compared at
   the same seed.
 - **Test.** {rule}
@@ -209,7 +210,7 @@ another than the committed one, and names the commit in what it writes.
   are left stands beside the effect.
 - **Results.** Each run is a line of `studies/results/judged-{number}.jsonl`, and the page is a
   function of these lines:
-  `trueline reproduce --judged --kept studies/results/judged-{number}.jsonl`.
+  `trueline reproduce --judged {kept}`.
 - **A change** afterwards is a new version with its reason and with seeds that are still unseen; the
   verdicts of both are shown. A claim that fails is printed as failed.
 
@@ -223,17 +224,31 @@ claim. What is smaller will most likely be called undecided, which is not the sa
 """
 
 
-def page_text(claims: Sequence[Claim]) -> str:
-    """The preregistration as Markdown."""
-    seeds = NOW.seeds
+LATER = """
+- **Before it.** What version {before} had judged until then, on other seeds, was known when these
+  designs were made. Its verdicts stand, and are shown with these. What is said here of a paper's
+  claims is said of those of this version: they are one family, and are judged when their own runs
+  are there. A claim that puts an earlier one anew names it."""
+
+
+def page_text(version: Version, claims: Sequence[Claim]) -> str:
+    """A version's preregistration as Markdown; claims of other versions are left out."""
+    claims = [claim for claim in claims if claim.version == version.number]
+    seeds, earlier = version.seeds, [one for one in VERSIONS if one.number <= version.number]
     runs = plan(claims, FULL, seeds)
     minutes = sum(FULL.minutes.get(run.experiment, 0.0) for run in runs)
     digests = {claim.name: digest(claim) for claim in claims}
+    left = "No seed is kept back for a version after this one."
+    if seeds[-1] < RESERVED[-1]:
+        left = (f"The seeds from {seeds[-1] + 1} to {RESERVED[-1]} are kept back for a version "
+                "after this one.")  # fmt: skip
+    if version.number > 1:
+        left += LATER.format(before=version.number - 1)
     lines = [
         HEAD.format(
-            number=NOW.number, hash=whole(digests), reason=NOW.reason, count=len(seeds),
-            first=seeds[0], last=seeds[-1], next=seeds[-1] + 1, end=RESERVED[-1], tuning=TUNING,
-            rule=RULE, minutes=minutes,
+            number=version.number, hash=whole(digests), reason=version.reason, count=len(seeds),
+            first=seeds[0], last=seeds[-1], left=left, tuning=TUNING, rule=RULE, minutes=minutes,
+            kept=kept_options(earlier),
         )
     ]  # fmt: skip
     for paper, title in PAPERS.items():
@@ -244,7 +259,7 @@ def page_text(claims: Sequence[Claim]) -> str:
             for claim in own:
                 lines += _claim_lines(claim, family, digests[claim.name])
     lines += ["## Versions", ""]
-    lines += [f"- {v.number}: seeds {v.seeds[0]} to {v.seeds[-1]}. {v.reason}" for v in VERSIONS]
+    lines += [f"- {v.number}: seeds {v.seeds[0]} to {v.seeds[-1]}. {v.reason}" for v in earlier]
     return "\n".join(lines) + "\n"
 
 
@@ -253,11 +268,13 @@ def _claim_lines(claim: Claim, family: int, code: str) -> list[str]:
     if claim.arithmetic:
         found = "Exact: the worst of all seeds is compared, and nothing is left to chance."
     else:
-        smallest = detectable(len(NOW.seeds), len(parts), family)
+        (version,) = of([claim.version])
+        smallest = detectable(len(version.seeds), len(parts), family)
         found = f"Found with a chance of 80%: {smallest:.2f} deviations."
     these = "each of these is" if len(parts) > 1 else "this is"
-    lines = [f"### {claim.name}", "", claim.statement, "", f"Measured: {claim.measured}", "",
-             f"Supported if {these}:", ""]  # fmt: skip
+    revised = [f"Puts `{claim.revises}` anew.", ""] if claim.revises else []
+    lines = [f"### {claim.name}", "", claim.statement, "", *revised,
+             f"Measured: {claim.measured}", "", f"Supported if {these}:", ""]  # fmt: skip
     lines += [f"- {e.metric.name}: {e.claimed}" + (f" ({e.metric.unit})" if e.metric.unit else "")
               for e in parts]  # fmt: skip
     lines += ["", f"{found} Arms:", ""]
@@ -267,8 +284,17 @@ def _claim_lines(claim: Claim, family: int, code: str) -> list[str]:
     return [*lines, "", f"Design of `{claim.name}`: `{code}`", ""]
 
 
+def judged_seeds() -> dict[int, Sequence[int]]:
+    """Each version's own."""
+    return {version.number: version.seeds for version in VERSIONS}
+
+
 def judged_plan(claims: Sequence[Claim]) -> list[Run]:
-    """All runs of the judged seeds, exact claims first, then paper by paper, the cheapest first."""
-    groups = [plan(own, FULL, NOW.seeds) for own in together(claims)]
-    groups.sort(key=lambda runs: sum(FULL.minutes.get(run.experiment, 0.0) for run in runs))
-    return list({run.key: run for runs in groups for run in runs}.values())
+    """All runs of the judged seeds, version by version; in each exact claims first, then paper by
+    paper, the cheapest first."""
+    groups = [
+        (own[0].version, plan(own, FULL, judged_seeds()[own[0].version]))
+        for own in together(claims)
+    ]
+    groups.sort(key=lambda one: (one[0], sum(FULL.minutes.get(r.experiment, 0.0) for r in one[1])))
+    return list({run.key: run for _, runs in groups for run in runs}.values())

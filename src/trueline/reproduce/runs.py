@@ -12,6 +12,7 @@ import json
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -42,6 +43,11 @@ class Arm:
         return json.dumps([self.experiment, self.options], sort_keys=True)
 
 
+@cache
+def _release() -> str:
+    return metadata.version("trueline")  # reads a file, and keys are asked for in thousands
+
+
 @dataclass(frozen=True)
 class Run:
     """An arm at one seed, with every option it has.
@@ -62,7 +68,7 @@ class Run:
     def key(self) -> str:
         """A digest of all that decides the result."""
         facts = [
-            metadata.version("trueline"),
+            _release(),
             EXPERIMENTS[self.experiment].version,
             self.options,
             self.seed,

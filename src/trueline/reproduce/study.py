@@ -15,10 +15,11 @@ from trueline.reproduce.claim import CLAIMS, PAPERS, Claim
 from trueline.reproduce.engine import Done, Tell, perform
 from trueline.reproduce.kept import done_of, key_of, read_lines, results_in, write_lines
 from trueline.reproduce.outcomes import Outcome, corrected, judge_all
-from trueline.reproduce.preregistration import NOW, Registered, check_seeds, judged_plan
+from trueline.reproduce.preregistration import Registered, judged_plan, judged_seeds
 from trueline.reproduce.runs import Run, load_all
 from trueline.reproduce.scales import FULL, Scale, on_recipe, plan
 from trueline.reproduce.verdict import RULE
+from trueline.reproduce.versions import STUDIES, VERSIONS, check_seeds, kept_options, of
 from trueline.results import manifest
 from trueline.runs.state import State, created, held, reached
 
@@ -45,11 +46,22 @@ class Study:
 
 
 def all_claims() -> list[Claim]:
-    """Every claim, in the order of the papers."""
+    """Every claim, in the order of the papers, and of a paper in that of the versions.
+
+    Raises:
+        ValueError: one revises what is no claim of an earlier version.
+    """
     load_all("trueline.reproduce.experiments")
     load_all("trueline.reproduce.claims")
+    for claim in [one for one in CLAIMS.values() if one.revises]:
+        revised = CLAIMS.get(claim.revises)
+        if revised is None or revised.version >= claim.version:
+            raise ValueError(
+                f"claim {claim.name!r} of version {claim.version}: no claim {claim.revises!r} of "
+                "an earlier version that it could revise"
+            )
     order = list(PAPERS)
-    return sorted(CLAIMS.values(), key=lambda claim: order.index(claim.paper))
+    return sorted(CLAIMS.values(), key=lambda one: (order.index(one.paper), one.version))
 
 
 def choose(names: Sequence[str]) -> list[Claim]:
@@ -84,8 +96,8 @@ def reproduce(
     jobs: int = 1,
     budget: float | None = None,
     recipe: Mapping[str, Any] | None = None,
-    judged: Registered | None = None,
-    kept: Path | None = None,
+    judged: Sequence[Registered] = (),
+    kept: Sequence[Path] = (),
     command: str = "trueline reproduce",
     tell: Tell = lambda line: None,
 ) -> Study:
@@ -101,13 +113,13 @@ def reproduce(
         jobs: processes; 0 for this one alone.
         budget: seconds after which no run is begun.
         recipe: a real model and data in place of the sandbox; see :func:`read_recipe`.
-        judged: the committed preregistration: its seeds, and its claims paper by paper, each
-            paper judged once all of its runs are there.
-        kept: lines of results, or a folder of runs, to judge in place of running anything.
+        judged: the committed preregistrations: their seeds, and their claims paper by paper, each
+            paper of a version judged once all of its runs are there.
+        kept: lines of results, or folders of runs, to judge in place of running anything.
         command: what to type to do it again.
         tell: called with lines of progress.
     """
-    drawn = _seeds(scale, seeds, first_seed, jobs, judged)
+    drawn = judged_seeds() if judged else _seeds(scale, seeds, first_seed, jobs)
     unable = [claim for claim in claims if recipe is not None and not claim.on_recipe]
     able = [
         claim if recipe is None else on_recipe(claim, recipe)
@@ -118,18 +130,18 @@ def reproduce(
         known = ", ".join(claim.name for claim in all_claims() if claim.on_recipe)
         raise UserError(f"a recipe cannot measure {claims[0].name}; it can measure {known}")
     begin = time.monotonic()
-    runs = plan(able, scale, drawn) if judged is None else judged_plan(able)
+    runs = judged_plan(able) if judged else plan(able, scale, drawn[1])
     tell(f"{len(able)} claims need {len(runs)} runs")
     about = scale.name if recipe is None else str(recipe["dataset_name"])
     with held(output) as record:
         created(record, "reproduce", data=f"{len(able)} claims, {about}")
         reached(record, State.WORKING)
-        if kept is None:
+        if kept:
+            rows = [row for path in kept for row in read_lines(path)]
+            done = _of(done_of(rows), runs)
+        else:
             done = perform(runs, output / "runs", jobs=jobs, budget=budget, tell=tell)
             rows = list(results_in(output / "runs"))
-        else:
-            rows = read_lines(kept)
-            done = _of(done_of(rows), runs)
         study = concluded(able, scale, drawn, runs, done, registration=judged)
         outcomes = [Outcome(claim, (), (), {}, (UNABLE,)) for claim in unable]
         facts = {
@@ -152,21 +164,22 @@ def reproduce(
 def concluded(
     claims: Sequence[Claim],
     scale: Scale,
-    seeds: Sequence[int],
+    seeds: Mapping[int, Sequence[int]],
     runs: Sequence[Run],
     done: Done,
     *,
-    registration: Registered | None = None,
+    registration: Sequence[Registered] = (),
 ) -> Study:
-    """The claims judged from the runs that are there."""
-    found = corrected(judge_all(claims, scale, seeds, done, whole=registration is not None))
+    """The claims judged from the runs that are there, each at its version's seeds."""
+    found = corrected(judge_all(claims, scale, seeds, done, whole=bool(registration)))
     outcomes = sorted(found, key=lambda one: claims.index(one.claim))
+    every = sorted({seed for claim in claims for seed in seeds[claim.version]})
     facts = {
         "scale": scale.name,
         "settings": dict(scale.options),
-        "seeds": len(seeds),
-        "first_seed": seeds[0],
-        "registered": None if registration is None else registration.to_dict(),
+        "seeds": len(every),
+        "first_seed": every[0],
+        "registered": [one.to_dict() for one in registration],
         "runs": {"planned": len(runs), "measured": len(done.values),
                  "failed": len(done.failed), "not begun": len(done.left)},
         "processor_minutes": round(sum(done.seconds.values()) / 60, 1),
@@ -175,21 +188,20 @@ def concluded(
     return Study(outcomes, facts)
 
 
-def from_kept(claims: Sequence[Claim], path: Path, registration: Registered) -> Study:
+def from_kept(
+    claims: Sequence[Claim], registration: Sequence[Registered], studies: Path = STUDIES
+) -> Study:
     """The judged study as the kept lines have it; nothing is run and nothing is written."""
-    runs = judged_plan(claims)
-    done = _of(done_of(read_lines(path) if path.exists() else []), runs)
-    study = concluded(claims, FULL, NOW.seeds, runs, done, registration=registration)
-    command = f"trueline reproduce --judged --kept studies/results/{path.name}"
+    runs, versions = judged_plan(claims), of(claim.version for claim in claims)
+    paths = [studies / version.lines for version in versions]
+    done = _of(done_of(row for path in paths if path.exists() for row in read_lines(path)), runs)
+    study = concluded(claims, FULL, judged_seeds(), runs, done, registration=registration)
+    command = f"trueline reproduce --judged {kept_options(versions)}"
     return Study(study.outcomes, {**study.facts, "command": command})
 
 
-def _seeds(
-    scale: Scale, seeds: int | None, first: int, jobs: int, judged: Registered | None
-) -> range:
-    """Which seeds: the registration's own, or so many from the first."""
-    if judged is not None:
-        return NOW.seeds
+def _seeds(scale: Scale, seeds: int | None, first: int, jobs: int) -> dict[int, Sequence[int]]:
+    """So many from the first, for claims of every version."""
     count = scale.seeds if seeds is None else seeds
     if count < 1 or jobs < 0 or first < 0:
         raise UserError(
@@ -198,7 +210,7 @@ def _seeds(
         )
     drawn = range(first, first + count)
     check_seeds(drawn)
-    return drawn
+    return {version.number: drawn for version in VERSIONS}
 
 
 def _of(done: Done, runs: Sequence[Run]) -> Done:

@@ -11,7 +11,7 @@ from typing import Any
 from trueline.errors import UserError
 from trueline.files import write_text
 from trueline.reproduce.page import markdown, summary, write_page
-from trueline.reproduce.preregistration import NOW, registered
+from trueline.reproduce.preregistration import Registered, registered
 from trueline.reproduce.scales import FAST, FULL, plan
 from trueline.reproduce.study import Study, choose, read_recipe
 from trueline.reproduce.study import reproduce as run_study
@@ -62,7 +62,7 @@ def reproduce(
     seeds: int | None = None,
     first_seed: int = 0,
     judged: bool = False,
-    kept: str | Path | None = None,
+    kept: str | Path | Sequence[str | Path] = (),
     jobs: int = 2,
     budget: float | None = None,
     recipe: str | Path | None = None,
@@ -77,8 +77,9 @@ def reproduce(
         fast: fewer seeds and epochs.
         seeds: how many; more decide more.
         first_seed: the first of them.
-        judged: as registered in studies/PREREGISTRATION.md, whole papers on its own seeds.
-        kept: lines of results, or a folder of runs: judged, and nothing is run.
+        judged: as registered in studies/PREREGISTRATION.md and its later versions: a version's
+            claims of a paper together, on its own seeds. A claim stands for those judged with it.
+        kept: lines of results, or folders of runs: judged, and nothing is run.
         jobs: processes, of one thread each; 0: none but this.
         budget: minutes after which no further run is begun.
         recipe: YAML: a real model and data in place of the sandbox.
@@ -90,16 +91,17 @@ def reproduce(
         >>> reproduce("minima-are-divergences", jobs=0).to_frame()  # doctest: +SKIP
     """
     chosen, folder = choose(claims), Path(output)
-    registration = None
+    registration: list[Registered] = []
     if judged:
         if fast or seeds is not None or first_seed or recipe is not None:
             raise UserError("--judged has the seeds, scale and data of the registration; leave out "
                             "--fast, --seeds, --first-seed and --recipe")  # fmt: skip
-        papers = {claim.paper for claim in chosen}
-        chosen = [claim for claim in choose(()) if claim.paper in papers]
+        families = {claim.family for claim in chosen}
+        chosen = [claim for claim in choose(()) if claim.family in families]
         registration = registered(chosen)
-        tell(f"As registered: version {NOW.number}, designs {registration.hash}, commit "
-             f"{registration.commit} of {registration.date}")  # fmt: skip
+        for one in registration:
+            tell(f"As registered: version {one.version.number}, designs {one.hash}, commit "
+                 f"{one.commit} of {one.date}")  # fmt: skip
     # one thread for each process; numpy's is read when a worker starts, so it is set before
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
     with held(folder):
@@ -110,7 +112,7 @@ def reproduce(
             seeds=seeds,
             first_seed=first_seed,
             judged=registration,
-            kept=None if kept is None else Path(kept),
+            kept=[Path(path) for path in ([kept] if isinstance(kept, (str, Path)) else kept)],
             jobs=jobs,
             budget=None if budget is None else 60 * budget,
             recipe=None if recipe is None else read_recipe(Path(recipe)),
@@ -144,6 +146,7 @@ def costs(*claims: str, fast: bool = False) -> Costs:
             {
                 "claim": claim.name,
                 "paper": claim.paper,
+                "version": claim.version,
                 "statement": claim.statement,
                 "measured": claim.measured,
                 "expected": claim.expected,

@@ -209,7 +209,8 @@ def worlds_section(worlds: Worlds) -> Section:
 def worlds_chart(worlds: Worlds) -> RateChart:
     """The rates of all models over the worlds."""
     chart = {name: [own[rate] for rate in RATES] for name, own in worlds.levels().items()}
-    caption = f"Means over {len(worlds.seeds)} worlds with Student's 95% intervals."
+    apart = f" ({worlds.apart})" if worlds.apart else ""
+    caption = f"Means over {len(worlds.seeds)} worlds{apart} with Student's 95% intervals."
     return RateChart(RATES, chart, caption=caption)
 
 

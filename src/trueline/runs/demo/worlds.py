@@ -1,6 +1,7 @@
 """The demo's models in other worlds: what the study's judged runs of them gave, seed by seed.
 
 ``worlds.json`` holds it; ``tools/demo_figures.py`` writes it from the kept lines of those runs.
+Versions of the registration have other models at other seeds: each model counts where it was run.
 What is said of all worlds is decided by Student's intervals over them; what they leave open is not
 said.
 """
@@ -17,11 +18,14 @@ from typing import Any
 from trueline.errors import UserError
 from trueline.report import words
 from trueline.reproduce.claim import Results
+from trueline.reproduce.engine import Done
 from trueline.reproduce.kept import done_of
 from trueline.reproduce.outcomes import means
-from trueline.reproduce.preregistration import NOW, RESERVED
+from trueline.reproduce.preregistration import judged_plan
 from trueline.reproduce.scales import FULL
+from trueline.reproduce.study import all_claims
 from trueline.reproduce.verdict import Expected
+from trueline.reproduce.versions import RESERVED, VERSIONS
 from trueline.results import Metric
 from trueline.runs.demo.models import ALIGNED, ATTACKS, DEFENSE, MODELS, UNALIGNED, Model
 
@@ -56,20 +60,36 @@ PRICES: Mapping[str, tuple[Expected, float]] = MappingProxyType(
 
 
 def gathered(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What ``worlds.json`` is to hold, from kept lines; no value before all runs are there."""
-    done = done_of(rows)
-    keys = {m.name: [FULL.run(m.arm, seed).key for seed in NOW.seeds] for m in MODELS}
-    every = [key for own in keys.values() for key in own]
-    there = sum(key in done.values for key in every)
-    found: dict[str, Any] = {"kept": there, "planned": len(every), "seeds": [], "values": {}}
-    if there == len(every):
-        names = [name for name in MEASURES if name in done.values[every[0]]]
-        found["seeds"] = list(NOW.seeds)
+    """What ``worlds.json`` is to hold, from kept lines: of each version once all of its runs of
+    these models are there, and no value before each model has some."""
+    done, planned = done_of(rows), {run.key for run in judged_plan(all_claims())}
+    runs = [
+        {(m.name, seed): key for m in MODELS for seed in version.seeds
+         if (key := FULL.run(m.arm, seed).key) in planned}
+        for version in VERSIONS
+    ]  # fmt: skip
+    whole = [own for own in runs if all(key in done.values for key in own.values())]
+    enough = {name for own in whole for name, _ in own} == {model.name for model in MODELS}
+    if enough:
+        runs = whole
+    keys = {place: key for own in runs for place, key in own.items()}
+    there = [key for key in keys.values() if key in done.values]
+    found: dict[str, Any] = {"kept": len(there), "planned": len(keys), "seeds": [], "values": {}}
+    if enough:
+        measured = [name for name in MEASURES if name in done.values[there[0]]]
+        found["seeds"] = sorted({seed for _, seed in keys})
         found["values"] = {
-            model: {name: [done.values[key][name] for key in own] for name in names}
-            for model, own in keys.items()
+            model.name: {
+                name: [_at(done, keys.get((model.name, seed)), name) for seed in found["seeds"]]
+                for name in measured
+            }
+            for model in MODELS
         }
     return found
+
+
+def _at(done: Done, key: str | None, name: str) -> float | None:
+    return None if key is None else done.values[key].get(name)
 
 
 @dataclass(frozen=True)
@@ -79,7 +99,8 @@ class Worlds:
     Args:
         kept, planned: how many of their runs are kept, and how many there will be.
         seeds: those worlds; none before all runs are kept.
-        values: by model and measure, a value for each of the seeds.
+        values: by model and measure, a value for each of the seeds; none where the model was not
+            run.
     """
 
     kept: int
@@ -96,6 +117,18 @@ class Worlds:
     def title(self) -> str:
         """Of what is shown of them."""
         return f"The same in {len(self.seeds) or 'other'} {'other ' * bool(self.seeds)}worlds"
+
+    @property
+    def apart(self) -> str:
+        """In how many worlds each model was run, where not all were run in all of them."""
+        counts = [
+            sum(any(one is not None for one in seen) for seen in zip(*own.values(), strict=True))
+            for own in (self.values[model.name] for model in MODELS)
+        ]
+        if set(counts) == {len(self.seeds)}:
+            return ""
+        each = [f"{m.title} in {n}" for m, n in zip(MODELS, counts, strict=True)]
+        return f"{_listed(each)} of them"
 
     def check(self, seed: int) -> None:
         """Keep a judged world unseen until it is judged.
@@ -151,12 +184,12 @@ class Worlds:
         """What holds over the worlds; or, in one line, how far the runs are."""
         if not self.seeds:
             return [
-                f"Of the {self.planned} registered runs of these models in {len(NOW.seeds)} other "
-                f"worlds {self.kept} are kept: what holds over worlds is not judged yet."
+                f"Of the {self.planned} registered runs of these models in other worlds "
+                f"{self.kept} are kept: what holds over worlds is not judged yet."
             ]
         head = (
             f"Over {len(self.seeds)} worlds and base models that nobody had looked at before "
-            "(means, and 95% intervals over worlds):"
+            f"({self.apart + '; ' if self.apart else ''}means, and 95% intervals over worlds):"
         )
         return [head, *self._attacked(), *self._paid()]
 
