@@ -173,7 +173,7 @@ def test_worlds_are_shown_when_all_their_runs_are_kept():
 
 
 def test_a_model_counts_in_the_worlds_where_it_was_run(monkeypatch):
-    """The defense is another one in version 2, which has DPO too, and neither KLDO nor the base."""
+    """The defense is another one in version 2, which has DPO and its base too, and not KLDO."""
     new = replace(MODELS[-1], arm=replace(MODELS[-1].arm, options={"objective": "dpo", "new": 1}))
     firsts = [claim for claim in all_claims() if claim.version == 1]
     arms = (new.arm, MODELS[-2].arm)
@@ -186,12 +186,13 @@ def test_a_model_counts_in_the_worlds_where_it_was_run(monkeypatch):
     for name, value in (("MODELS", models), ("ALIGNED", models[1:]), ("DEFENSE", new)):
         monkeypatch.setattr(f"trueline.runs.demo.worlds.{name}", value)
     part = gathered(old)
-    assert (part["kept"], part["planned"], part["seeds"]) == (36, 36 + 16, [])
-    found = Worlds(**gathered([*old, *lines(MEANS, version=2, models=models[-2:])]))
+    assert (part["kept"], part["planned"], part["seeds"]) == (36, 36 + 24, [])
+    run = [models[0], *models[-2:]]
+    found = Worlds(**gathered([*old, *lines(MEANS, version=2, models=run)]))
     assert list(found.seeds) == list(range(200, 220))
     counts = [found.level(model, "over-refusal").n for model in models]
-    assert counts == [12, 12, 20, 8]
-    told = "the base model in 12, KLDO in 12, DPO in 20 and DPO with begun answers in 8 of them"
+    assert counts == [20, 12, 20, 8]
+    told = "the base model in 20, KLDO in 12, DPO in 20 and DPO with begun answers in 8 of them"
     assert found.sentences()[0].startswith("Over 20 worlds")
     assert f"({told}; means, and" in found.sentences()[0]
 
