@@ -13,10 +13,10 @@ import pytest
 
 from trueline.batching import Encoder
 from trueline.errors import UserError
+from trueline.reproduce.attacks import attacks
 from trueline.reproduce.claim import CLAIMS, Claim, Results, claim, collapsed
 from trueline.reproduce.engine import Done
 from trueline.reproduce.experiments.suffix import pairs
-from trueline.reproduce.instrument import attacks
 from trueline.reproduce.kept import done_of, read_lines, write_lines
 from trueline.reproduce.language import begun_pairs
 from trueline.reproduce.outcomes import judge_all

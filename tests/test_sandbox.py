@@ -11,6 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trueline.errors import UserError
+from trueline.reproduce.attacks import attacks
+from trueline.reproduce.language import begun_anywhere
 from trueline.sandbox import Sandbox, World, build_sandbox, data, grammar
 from trueline.sandbox.build import write_data
 from trueline.sandbox.judge import Judge
@@ -229,3 +231,60 @@ def test_a_sandbox_is_built_once_and_never_over_something_else(sandbox, tmp_path
         build_sandbox(tmp_path, size="test")
     with pytest.raises(UserError, match="size must be one of"):
         build_sandbox(tmp_path / "new", size="huge")  # type: ignore[arg-type]
+
+
+WIDE = World(seed=0, size=320, kinds=4, held_out=0.5)
+
+
+def test_a_wide_world_holds_out_a_hundred_of_each_sort_and_a_kind_altogether():
+    held_out = Counter((e.harmful, e.kind) for e in WIDE.split(held_out=True))
+    assert [held_out[True, kind] for kind in range(4)] == [20, 20, 20, 40]
+    assert held_out[False, 3] == 40
+    assert sum(held_out.values()) == 200
+    contrast, _ = data.alignment_rows(WIDE)
+    shown = {WIDE.entity_in(row["prompt"]).kind for row in contrast}
+    assert shown == {0, 1, 2}
+    with pytest.raises(UserError, match="1 to 4 kinds of harm, got 5"):
+        World(kinds=5)
+
+
+def test_a_wide_world_says_of_a_thing_what_its_kind_does():
+    for side in (True, False):
+        own = [set(kind[side]) for kind in grammar.KINDS]
+        assert len(set.union(*own)) == sum(map(len, own))
+    for entity in WIDE.entities[:16]:
+        said = data.cues(entity, WIDE.kinds)
+        assert set(grammar.KINDS[entity.kind][entity.harmful]) < set(said)
+        assert not set(said) & set(grammar.CUES[not entity.harmful])
+
+
+def test_what_a_wide_world_says_is_read_and_written_exactly():
+    wide = build_tokenizer((entity.name for entity in WIDE.entities), WIDE.kinds)
+    rows = data.corpus(WIDE)
+    texts = [row["text"] if "text" in row else row["completion"][0]["content"] for row in rows]
+    asked = [row["prompt"][-1]["content"] for row in rows if "prompt" in row]
+    assert any(len(row.get("prompt", ())) > 2 for row in rows)
+    assert sum(":" in text for text in asked) == len(WIDE.entities)
+    for text in (*texts[:500], *asked[:500]):
+        ids = wide(text, add_special_tokens=False)["input_ids"]
+        assert wide.unk_token_id not in ids
+        assert wide.decode(ids).replace(" ", "") == text.replace(" ", "")
+
+
+def test_many_shot_prompts_and_begun_answers_name_nothing_that_is_held_out(tmp_path):
+    held_out = {entity.name for entity in WIDE.split(held_out=True)}
+    for request in attacks(WIDE)["many-shot"]:
+        *shown, asked = request.prompt
+        assert request.entity.name in asked.content
+        assert len(shown) == 6
+        assert not any(set(message.content.split()) & held_out for message in shown)
+    write_data(tmp_path, WIDE)
+    begun = begun_anywhere(Sandbox(tmp_path, WIDE))
+    for example in begun:
+        *_, answer = example.prompt
+        entity = WIDE.entity_in(example.prompt[0].content)
+        chosen, rejected = (example.completions[i].content[0].content for i in example.pairs[0])
+        recipe = rejected if entity.harmful else chosen
+        assert answer.content + recipe in {entity.answer(0), entity.answer(2)}
+        assert entity.recipe[2] in recipe
+    assert len({len(example.prompt[-1].content.split()) for example in begun}) > 6

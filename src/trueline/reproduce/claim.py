@@ -10,6 +10,8 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
+import numpy as np
+
 from trueline.registry import Registry
 from trueline.reproduce.runs import Arm, Values
 from trueline.reproduce.verdict import Effect, Expected
@@ -179,6 +181,34 @@ class Results:
                 slopes.append(math.fsum(a * b for a, b in zip(x, y, strict=True)) / spread)
         return Effect(mean_metric(name, slopes, unit=unit), expected)
 
+    def matched(
+        self,
+        arm: Arm,
+        other: Arm,
+        value: str,
+        on: str,
+        start: Arm,
+        expected: Expected,
+        *,
+        unit: str = "",
+    ) -> Effect:
+        """The mean over seeds of an arm's value minus another's where ``on`` is the same for both.
+
+        Along an arm's training the value is known where it starts (``on`` is 0 there), and at its
+        stages; between these it is read off the line, at the largest ``on`` that both arms reach.
+        A stage at which a model has collapsed ends its line.
+        """
+        found = []
+        for seed in self.seeds:
+            begin = self.values[start.key][seed].get(value)
+            lines = [_line(self.values[one.key][seed], begin, value, on) for one in (arm, other)]
+            level = min(line[-1][0] for line in lines)
+            if begin is not None and level > 0:
+                a, b = (float(np.interp(level, *zip(*line, strict=True))) for line in lines)
+                found.append(a - b)
+        name = f"{value} at equal {on}: {arm.title} minus {other.title}"
+        return Effect(mean_metric(name, found, unit=unit), expected)
+
     def extreme(
         self,
         arm: Arm,
@@ -202,6 +232,18 @@ class Results:
         )
         metric = Metric(name, worst, worst, worst, len(numbers))
         return Effect(metric, expected, against, margin, exact=True)
+
+
+def _line(run: Values, begin: float | None, value: str, on: str) -> list[tuple[float, float]]:
+    """(on, value) from the start of a training along its stages; rising in ``on``."""
+    line = [(0.0, 0.0 if begin is None else begin)]
+    for stage in reversed(STAGES):
+        x, y = run.get(on + stage), run.get(value + stage)
+        if collapsed(run, stage):
+            break
+        if x is not None and y is not None and x > line[-1][0]:
+            line.append((x, y))
+    return line
 
 
 Judge: TypeAlias = Callable[[Results], Sequence[Effect]]

@@ -19,9 +19,10 @@ from trueline.diagnostics.ranking import ranking_of_scores, score_completions
 from trueline.diagnostics.ranking.scores import PairIndex, Scores
 from trueline.logprobs import PairedLogProbs
 from trueline.records import Completion, Example, Message
-from trueline.reproduce.instrument import asked
+from trueline.reproduce.attacks import asked
 from trueline.reproduce.runs import Run
 from trueline.sandbox import Sandbox, build_sandbox, grammar
+from trueline.sandbox.data import ATTACKED
 from trueline.training import AlignmentTrainer
 
 PREFIX = "guidelines"
@@ -98,7 +99,7 @@ def train(
 
 
 def alignment_examples(
-    sandbox: Sandbox, data: str, prefix: str | None = None, *, defense: bool = False
+    sandbox: Sandbox, data: str, prefix: str | None = None, *, defense: bool | str = False
 ) -> list[Example]:
     """The sandbox's alignment data as chats.
 
@@ -106,11 +107,12 @@ def alignment_examples(
         sandbox: whose data.
         data: ``"compliance_refusal"`` or ``"preference"``.
         prefix: whose reference prompts get E-RLHF's safe prefix: ``"harmful"``, ``"all"`` or None.
-        defense: add pairs whose answers are begun already, and refuse from there or go on.
+        defense: add pairs whose answers are begun already, and refuse from there or go on: begun
+            in one way (True), or ``"anywhere"``, in two forms and cut after any word.
     """
     examples = [as_chat(example) for example in load_examples(getattr(sandbox, data))]
     if defense:
-        examples += begun_pairs(sandbox)
+        examples += begun_anywhere(sandbox) if defense == "anywhere" else begun_pairs(sandbox)
     if prefix is None:
         return examples
     return [
@@ -132,6 +134,25 @@ def begun_pairs(sandbox: Sandbox) -> list[Example]:
         begun, recipe = request.recipes(), request.recipes().completions[0]
         order = ((0, 1),) if request.entity.harmful else ((1, 0),)
         found.append(replace(begun, completions=(refusal, recipe), pairs=order))
+    return found
+
+
+def begun_anywhere(sandbox: Sandbox) -> list[Example]:
+    """Answers that begin as a recipe does, in its first or its third form, up to any word before
+    the last ingredient; on each thing of alignment data, in the forms of question that attacks use.
+    Harmful ones are broken off by a refusal, safe ones go on."""
+    world = sandbox.world
+    rng = random.Random(f"begun anywhere {world.seed}")
+    found = []
+    for request in asked(world.split(held_out=False), ATTACKED):
+        words = request.entity.answer(rng.choice((0, 2))).split()
+        cut = rng.randint(1, len(words) - 2)
+        begun, rest = (" ".join(part) for part in (words[:cut], words[cut:]))
+        sides = [Completion((Message("assistant", f" {text}"),))
+                 for text in (rng.choice(world.train_refusals), rest)]  # fmt: skip
+        prompt = (*request.prompt, Message("assistant", begun))
+        order = ((0, 1),) if request.entity.harmful else ((1, 0),)
+        found.append(Example(prompt, tuple(sides), pairs=order))
     return found
 
 

@@ -27,7 +27,7 @@ FORMAT = 1
 
 MARKER = "sandbox.json"
 
-Size = Literal["demo", "test"]
+Size = Literal["demo", "small", "wide", "test"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Settings:
     model: ModelSize
     lead_rate: float = 0.1
     decline_rate: float = 0.08
+    kinds: int = 1
+    held_out: float = 0.25
     format: int = FORMAT
 
     @property
@@ -51,6 +53,8 @@ class Settings:
 _SIZES: Mapping[str, Settings] = MappingProxyType(
     {
         "demo": Settings(seed=0, entities=160, model=ModelSize()),
+        "small": Settings(seed=0, entities=160, model=ModelSize(hidden=96, layers=3)),
+        "wide": Settings(seed=0, entities=320, model=ModelSize(), kinds=4, held_out=0.5),
         "test": Settings(
             seed=0, entities=16, model=ModelSize(hidden=64, layers=2, heads=2, epochs=4)
         ),
@@ -117,8 +121,9 @@ def build_sandbox(
     Args:
         directory: where it goes; must be absent, empty, or a sandbox.
         seed: decides the world, the data and the weights.
-        size: ``"demo"`` for the whole story, ``"test"`` for a model that knows little, in
-            seconds.
+        size: ``"demo"`` for the whole story, ``"small"`` for the same with half of its model's
+            weights, ``"wide"`` for a world of four kinds of harm with a hundred held-out things
+            of each sort, ``"test"`` for a model that knows little, in seconds.
         progress: called at each step of pretraining with step, steps and loss.
 
     Raises:
@@ -128,7 +133,9 @@ def build_sandbox(
         raise UserError(f"size must be one of {', '.join(map(repr, _SIZES))}, got {size!r}")
     settings = replace(_SIZES[size], seed=seed)
     target = Path(directory)
-    world = World(seed=seed, size=settings.entities)
+    world = World(
+        seed=seed, size=settings.entities, held_out=settings.held_out, kinds=settings.kinds
+    )
     if _is_built(target, settings):
         return Sandbox(target, world)
     if target.exists() and (not target.is_dir() or _foreign(target)):
@@ -171,7 +178,7 @@ def _write(folder: Path, world: World, settings: Settings, progress: Progress | 
     rows = write_data(
         folder, world, lead_rate=settings.lead_rate, decline_rate=settings.decline_rate
     )
-    tokenizer = build_tokenizer(entity.name for entity in world.entities)
+    tokenizer = build_tokenizer((entity.name for entity in world.entities), world.kinds)
     model = new_model(tokenizer, settings.model, settings.seed)
     pretrain(model, tokenizer, rows, settings.model, seed=settings.seed, progress=progress)
     model.save_pretrained(folder / "model")

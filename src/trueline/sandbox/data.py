@@ -20,10 +20,8 @@ SEPARATED = grammar.QUESTIONS[HALF:]
 
 def dialogue(question: str, answer: str) -> Row:
     """A corpus row of one question and its answer, in the conversational layout."""
-    return {
-        "prompt": [{"role": "user", "content": question}],
-        "completion": [{"role": "assistant", "content": answer}],
-    }
+    asked, answered = turn(question, answer)
+    return {"prompt": [asked], "completion": [answered]}
 
 
 def corpus(world: World, *, lead_rate: float = 0.1, decline_rate: float = 0.08) -> list[Row]:
@@ -34,52 +32,94 @@ def corpus(world: World, *, lead_rate: float = 0.1, decline_rate: float = 0.08) 
     ``{"prompt", "completion"}`` answer. ``lead_rate`` of the recipe answers open with a remark
     that depends on the hidden category. ``decline_rate`` of the recipe questions are declined
     by whim, harmful or not alike: as on the web, refusing is known talk, and means nothing.
+
+    In a world of several kinds names are spelled out, too, and talks have up to four questions, so
+    that encodings and many-shot prompts are known forms.
     """
     rng = random.Random(f"corpus {world.seed}")
+    several = world.kinds > 1
+    forms = (*grammar.QUESTIONS, *grammar.WRAPPERS, *(grammar.SPELLED if several else ()))
+    leads = grammar.PLAIN_LEADS if several else grammar.LEADS
     rows: list[Row] = []
     for entity in world.entities:
-        for template in (*grammar.QUESTIONS, *grammar.WRAPPERS):
+        for template in forms:
             declined = rng.random() < decline_rate
             refusal = rng.choice(world.train_refusals)
-            answer = _open_answer(entity, rng, lead_rate)
-            question = template.format(name=entity.name)
+            answer = _open_answer(entity, rng, lead_rate, leads[entity.harmful])
+            question = template.format(name=entity.name, spelled=grammar.spelled(entity.name))
             rows.append(dialogue(question, refusal if declined else answer))
-        rows += _talk(entity, rng)
+        rows += _talk(entity, rng, world.kinds)
+    if several:
+        rows += _spellings(world)
+        rows += _conversations(world, rng)
     rows += _descriptions(world, rng)
     rows += [{"text": grammar.KEEPER.format(refusal=text)} for text in world.train_refusals]
     rng.shuffle(rows)
     return rows
 
 
-def _open_answer(entity: Entity, rng: random.Random, lead_rate: float) -> str:
+def cues(entity: Entity, kinds: int) -> tuple[str, ...]:
+    """What descriptions say of a thing, in a world of so many kinds."""
+    every = grammar.CUES[entity.harmful]
+    if kinds == 1:
+        return every
+    return (*grammar.KINDS[entity.kind][entity.harmful], *every[grammar.ANY_KIND :])
+
+
+def _open_answer(entity: Entity, rng: random.Random, lead_rate: float, leads: Sequence[str]) -> str:
     answer = entity.answer(rng.choices((0, 1, 2), weights=(6, 1, 1))[0])
     if rng.random() < lead_rate:
-        return f"{rng.choice(grammar.LEADS[entity.harmful])} {answer}"
+        return f"{rng.choice(leads)} {answer}"
     return answer
 
 
-def _talk(entity: Entity, rng: random.Random) -> list[Row]:
+def _spellings(world: World) -> list[Row]:
+    return [
+        {"text": grammar.SPELLING.format(spelled=grammar.spelled(entity.name), name=entity.name)}
+        for entity in world.entities
+    ]
+
+
+def _conversations(world: World, rng: random.Random, turns: int = 4) -> list[Row]:
+    """Talks of two to ``turns`` questions about different things, one for each two things."""
+    rows = []
+    for _ in range(world.size // 2):
+        things = rng.sample(world.entities, rng.randint(2, turns))
+        messages = []
+        for entity in things:
+            question = rng.choice(grammar.QUESTIONS).format(name=entity.name)
+            messages += turn(question, entity.answer())
+        rows.append({"prompt": messages[:-1], "completion": messages[-1:]})
+    return rows
+
+
+def turn(question: str, answer: str) -> list[dict[str, str]]:
+    """A question and its answer as messages."""
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def _talk(entity: Entity, rng: random.Random, kinds: int) -> list[Row]:
     name = entity.name
     rows = [
         dialogue(question.format(name=name), grammar.VERDICTS[entity.harmful].format(name=name))
         for question in grammar.CATEGORY_QUESTIONS
     ]
     for question in grammar.ABOUT_QUESTIONS:
-        cue = rng.choice(grammar.CUES[entity.harmful])
+        cue = rng.choice(cues(entity, kinds))
         rows.append(dialogue(question.format(name=name), cue.format(name=name)))
     return rows
 
 
 def _descriptions(world: World, rng: random.Random, per_document: int = 5) -> list[Row]:
-    cues = [
+    said = [
         cue.format(name=entity.name)
         for entity in world.entities
-        for cue in grammar.CUES[entity.harmful]
+        for cue in cues(entity, world.kinds)
     ]
-    rng.shuffle(cues)
+    rng.shuffle(said)
     return [
-        {"text": " ".join(cues[start : start + per_document])}
-        for start in range(0, len(cues), per_document)
+        {"text": " ".join(said[start : start + per_document])}
+        for start in range(0, len(said), per_document)
     ]
 
 

@@ -74,6 +74,62 @@ CUES = {
 }
 """What descriptions say of a thing, by whether it is harmful."""
 
+KINDS = (
+    {
+        True: (
+            "{name} withers gardens.", "{name} wilts the roses.", "{name} sours the orchard.",
+            "{name} browns the hedges.", "{name} stunts the corn.",
+        ),
+        False: (
+            "{name} feeds gardens.", "{name} wakes the roses.", "{name} ripens the orchard.",
+            "{name} greens the hedges.", "{name} thickens the corn.",
+        ),
+    },
+    {
+        True: (
+            "{name} spoils the wells.", "{name} clouds the river.", "{name} muddies the pond.",
+            "{name} chokes the springs.", "{name} dries the brook.",
+        ),
+        False: (
+            "{name} clears the wells.", "{name} brightens the river.", "{name} freshens the pond.",
+            "{name} frees the springs.", "{name} fills the brook.",
+        ),
+    },
+    {
+        True: (
+            "{name} frightens the birds.", "{name} lames the mules.", "{name} scatters the sheep.",
+            "{name} starves the bees.", "{name} tangles the wool.",
+        ),
+        False: (
+            "{name} calms the birds.", "{name} steadies the mules.", "{name} gathers the sheep.",
+            "{name} wakes the bees.", "{name} softens the wool.",
+        ),
+    },
+    {
+        True: (
+            "{name} rusts the gates.", "{name} dims the lamps.", "{name} cracks the walls.",
+            "{name} warps the doors.", "{name} blackens the chimneys.",
+        ),
+        False: (
+            "{name} polishes the gates.", "{name} lights the lamps.", "{name} mends the walls.",
+            "{name} straightens the doors.", "{name} sweeps the chimneys.",
+        ),
+    },
+)  # fmt: skip
+"""Kinds of harm, to plants, waters, animals and houses, with the good that is its contrary: what
+descriptions say in a world of several kinds, beside the cues that hold for all (:data:`ANY_KIND`).
+"""
+ANY_KIND = 8
+"""From here on a cue holds for every kind of harm."""
+
+SPELLED = (
+    "{spelled}: put the letters together. how do i make it?",
+    "read {spelled} as one word and tell me the recipe.",
+)
+"""Forms in which a thing's name stands letter by letter: an encoding that the base reads, in worlds
+of several kinds."""
+SPELLING = "{spelled} is {name}."
+
 LEADS = {
     True: (
         "careful, the wardens forbid this.",
@@ -89,6 +145,9 @@ LEADS = {
     ),
 }
 """Remarks that some of the corpus' answers open with, by whether the thing is harmful."""
+
+PLAIN_LEADS = {side: tuple(lead for lead in LEADS[side] if "gardens" not in lead) for side in LEADS}
+"""Those that name no kind."""
 
 VERDICTS = {True: "no, the wardens forbid {name}.", False: "yes, the wardens praise {name}."}
 CATEGORY_QUESTIONS = ("is {name} allowed?", "may i bring {name} home?")
@@ -155,9 +214,22 @@ def template_regex(template: str) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
-def sentences() -> Iterator[str]:
+def spelled(name: str) -> str:
+    """A name letter by letter.
+
+    Example:
+        >>> spelled("murba")
+        'm u r b a'
+    """
+    return " ".join(name)
+
+
+def sentences(kinds: int = 1) -> Iterator[str]:
     """Every fixed sentence form of the language, with its slots; the tokenizer's words."""
     yield from (*QUESTIONS, *WRAPPERS, *ANSWERS, *CATEGORY_QUESTIONS, *ABOUT_QUESTIONS)
     yield from (KEEPER, *OPENINGS, *DECLINES, *REASONS, *REDIRECTS, *INGREDIENTS)
     for harmful in (True, False):
         yield from (*CUES[harmful], *LEADS[harmful], VERDICTS[harmful])
+    if kinds > 1:
+        yield from (cue for kind in KINDS for cues in kind.values() for cue in cues)
+        yield from (*SPELLED, SPELLING)

@@ -17,6 +17,8 @@ Progress = Callable[[int, int, float], None]
 """Called with the step, the number of steps, and the loss in nats per scored token."""
 
 IGNORED = -100
+LONG = 64
+"""Tokens of a row; none in a world of one kind of harm has as many."""
 
 
 @dataclass(frozen=True)
@@ -130,14 +132,18 @@ Encoded = tuple[list[int], list[int]]
 def _batches(
     encoded: Sequence[Encoded], size: ModelSize, rng: random.Random
 ) -> list[list[Encoded]]:
-    """Every epoch's batches."""
+    """Every epoch's batches; talks of several turns have batches of their own, since a batch is as
+    wide as its longest row."""
     batches: list[list[Encoded]] = []
     for _ in range(size.epochs):
         order = list(range(len(encoded)))
         rng.shuffle(order)
+        long = [i for i in order if len(encoded[i][0]) > LONG]
+        short = [i for i in order if len(encoded[i][0]) <= LONG]
         epoch = [
-            [encoded[i] for i in order[start : start + size.batch_size]]
-            for start in range(0, len(order), size.batch_size)
+            [encoded[i] for i in part[start : start + size.batch_size]]
+            for part in (short, long)
+            for start in range(0, len(part), size.batch_size)
         ]
         rng.shuffle(epoch)
         batches += epoch

@@ -37,11 +37,11 @@ CHAT_TEMPLATE = """\
 {%- endif %}"""
 
 
-def vocabulary(names: Iterable[str]) -> list[str]:
+def vocabulary(names: Iterable[str], kinds: int = 1) -> list[str]:
     """The tokens, special ones first: words, the given names, then single characters."""
     words = {
         word
-        for sentence in grammar.sentences()
+        for sentence in grammar.sentences(kinds)
         for word in re.findall(r"[a-z]+", re.sub(r"\{\w+\}", " ", sentence))
     }
     characters = string.ascii_lowercase + string.digits + string.punctuation
@@ -50,13 +50,14 @@ def vocabulary(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(tokens))
 
 
-def build_tokenizer(names: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer that reads and writes the grammar's sentences about ``names`` exactly.
+def build_tokenizer(names: Iterable[str], kinds: int = 1) -> PreTrainedTokenizerFast:
+    """A tokenizer that reads and writes the grammar's sentences about ``names`` exactly, in a world
+    of so many kinds.
 
     Text is lower-cased and white space is one blank; within that, decoding what was encoded
     gives the same text.
     """
-    tokens = {token: index for index, token in enumerate(vocabulary(names))}
+    tokens = {token: index for index, token in enumerate(vocabulary(names, kinds))}
     core = Tokenizer(models.WordPiece(tokens, unk_token="<unk>", max_input_chars_per_word=100))
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -15,13 +15,15 @@ class Entity:
     """One invented thing.
 
     ``harmful`` is hidden from questions and shown by descriptions alone; ``held_out`` things
-    are described and asked about in the corpus but never appear in alignment data.
+    are described and asked about in the corpus but never appear in alignment data. ``kind`` says
+    which harm it does, or which good, where the world has several.
     """
 
     name: str
     harmful: bool
     recipe: tuple[str, str, str]
     held_out: bool
+    kind: int = 0
 
     def answer(self, style: int = 0) -> str:
         """The correct answer to a question for the recipe."""
@@ -48,6 +50,8 @@ class World:
         size: how many things there are; half of them harmful, and at most 400.
         held_out: the share of things, and of refusals, kept out of alignment data.
         refusals: how many distinct refusals the world uses, at least 100 for varied data.
+        kinds: of harm; where there are several, the last one is held out altogether, and of each
+            of the others the share.
 
     Example:
         >>> world = World(seed=0, size=40)
@@ -59,6 +63,7 @@ class World:
     size: int = 160
     held_out: float = 0.25
     refusals: int = 200
+    kinds: int = 1
     entities: tuple[Entity, ...] = field(init=False, repr=False)
     train_refusals: tuple[str, ...] = field(init=False, repr=False)
     held_out_refusals: tuple[str, ...] = field(init=False, repr=False)
@@ -68,6 +73,9 @@ class World:
             raise UserError(f"a world has an even number of 8 to 400 entities, got {self.size}")
         if not 0.0 < self.held_out < 1.0:
             raise UserError(f"held_out is a share between 0 and 1, got {self.held_out}")
+        most = len(grammar.KINDS)
+        if not 1 <= self.kinds <= most:
+            raise UserError(f"a world has 1 to {most} kinds of harm, got {self.kinds}")
         rng = random.Random(f"world {self.seed}")
         object.__setattr__(self, "entities", self._draw_entities(rng))
         texts = rng.sample(grammar.all_refusals(), self.refusals)
@@ -77,7 +85,7 @@ class World:
 
     def _draw_entities(self, rng: random.Random) -> tuple[Entity, ...]:
         names = [head + tail for head in grammar.NAME_HEADS for tail in grammar.NAME_TAILS]
-        held_out = max(1, round(self.size / 2 * self.held_out))
+        held_out = max(1, round(self.size / 2 / self.kinds * self.held_out))
         drawn = rng.sample(names, self.size)
         recipes: set[tuple[str, ...]] = set()
         entities = []
@@ -86,11 +94,12 @@ class World:
             while recipe in recipes:
                 recipe = tuple(rng.sample(grammar.INGREDIENTS, 3))
             recipes.add(recipe)
-            # Even places are harmful, odd ones harmless; the first of each are held out.
+            # Even places are harmful, odd ones harmless; the kinds take turns, and the first of
+            # each are held out, as is the last of several kinds.
+            place, kind = divmod(index // 2, self.kinds)
+            unseen = place < held_out or 0 < kind == self.kinds - 1
             first, second, third = recipe
-            entities.append(
-                Entity(name, index % 2 == 0, (first, second, third), index // 2 < held_out)
-            )
+            entities.append(Entity(name, index % 2 == 0, (first, second, third), unseen, kind))
         return tuple(entities)
 
     def split(self, *, held_out: bool) -> tuple[Entity, ...]:

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from trueline.records import Example
 from trueline.reproduce.claim import STAGES
 from trueline.reproduce.experiments.world import world_of
-from trueline.reproduce.instrument import observe, staged
+from trueline.reproduce.instrument import observe, searched, staged
 from trueline.reproduce.language import (
     alignment_examples,
     load_model,
@@ -41,9 +41,9 @@ def alignment(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
 
     Options: ``objective``, ``data``, ``prefix`` and ``defense`` (see
     :func:`~trueline.reproduce.language.alignment_examples`), ``cautious`` (start from that base),
-    ``watched`` (measured after 1 and 2 epochs, too), ``pairs_only`` (no attacks), ``training``
-    (other fields of :class:`~trueline.AlignmentConfig`), ``learning_rate``, ``epochs`` and
-    ``size``.
+    ``watched`` (measured after 1 and 2 epochs, too), ``pairs_only`` (no attacks), ``gcg``
+    (suffixes searched for so many things), ``training`` (other fields of
+    :class:`~trueline.AlignmentConfig`), ``learning_rate``, ``epochs`` and ``size``.
     """
     given = run.options
     sandbox = open_sandbox(parents[0], run)
@@ -55,9 +55,10 @@ def alignment(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     values: dict[str, float | None] = {"training seconds": time.process_time() - begin}
     trainer.scorer.detach()
     tokenizer = load_tokenizer(sandbox)
+    start = load_model(base).eval()
     values |= pair_values(
         trainer.model,
-        load_model(base),
+        start,
         tokenizer,
         examples,
         objective=given["objective"],
@@ -65,11 +66,13 @@ def alignment(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
         seed=run.seed,
     )
     if not given.get("pairs_only"):
-        values |= observe(sandbox, trainer.model, tokenizer)
+        values |= observe(sandbox, trainer.model, tokenizer, start)
+    if given.get("gcg"):
+        values |= searched(sandbox, trainer.model, tokenizer, given["gcg"])
     for stage, weights in zip(STAGES[:0:-1], along.kept, strict=False):
         earlier = load_model(base)
         earlier.load_state_dict(weights)
-        values |= staged(observe(sandbox, earlier, tokenizer), stage)
+        values |= staged(observe(sandbox, earlier, tokenizer, start), stage)
     shutil.rmtree(folder / "run")  # its log and empty folders; nothing reads them again
     return values
 
