@@ -151,7 +151,15 @@ MEANS = {
 }
 
 
-def test_worlds_are_shown_when_all_their_runs_are_kept():
+@pytest.fixture
+def firsts(monkeypatch):
+    """The registration as it was in its first version."""
+    found = [claim for claim in all_claims() if claim.version == 1]
+    monkeypatch.setattr("trueline.runs.demo.worlds.all_claims", lambda: found)
+    return found
+
+
+def test_worlds_are_shown_when_all_their_runs_are_kept(firsts):
     rows = lines(MEANS)
     part = Worlds(**gathered(rows[1:]))
     assert (part.kept, part.planned, list(part.seeds), part.levels()) == (47, 48, [], {})
@@ -172,10 +180,9 @@ def test_worlds_are_shown_when_all_their_runs_are_kept():
     assert len(table.rows) == len(MEANS) - 1
 
 
-def test_a_model_counts_in_the_worlds_where_it_was_run(monkeypatch):
+def test_a_model_counts_in_the_worlds_where_it_was_run(firsts, monkeypatch):
     """The defense is another one in version 2, which has DPO and its base too, and not KLDO."""
     new = replace(MODELS[-1], arm=replace(MODELS[-1].arm, options={"objective": "dpo", "new": 1}))
-    firsts = [claim for claim in all_claims() if claim.version == 1]
     arms = (new.arm, MODELS[-2].arm)
     second = Claim("new", "Trueline", "", "", arms, lambda _: (), {}, "", False, version=2)
     monkeypatch.setattr("trueline.runs.demo.worlds.all_claims", lambda: [*firsts, second])

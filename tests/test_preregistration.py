@@ -13,7 +13,6 @@ import pytest
 
 from trueline.batching import Encoder
 from trueline.errors import UserError
-from trueline.reproduce.attacks import attacks
 from trueline.reproduce.claim import CLAIMS, Claim, Results, claim, collapsed
 from trueline.reproduce.engine import Done
 from trueline.reproduce.experiments.suffix import pairs
@@ -40,6 +39,7 @@ from trueline.reproduce.verdict import decided
 from trueline.reproduce.versions import RESERVED, STUDIES, VERSIONS
 from trueline.runs.reproduce import reproduce as verb
 from trueline.sandbox import Sandbox, World
+from trueline.sandbox.attacks import attacks
 from trueline.sandbox.tokenizer import build_tokenizer
 
 ONE, TWO = Arm("minima", {}, "one"), Arm("minima", {"other": 1}, "two")

@@ -264,7 +264,7 @@ def test_a_papers_claims_are_one_family_whichever_were_run(tmp_path):
     claim = made(arms=(HIGH, wild), judge=lambda r: [r.difference(HIGH, wild, "value", "above")])
     outcome = reproduce([claim], SCALE, tmp_path, jobs=0).outcomes[0]
     own = decided(outcome.effects)[1]
-    family = [c for c in CLAIMS.values() if c.paper == "KLDO" and not c.arithmetic]
+    family = [c for c in CLAIMS.values() if c.family == ("KLDO", 1) and not c.arithmetic]
     assert own < 0.05 <= outcome.p == pytest.approx((len(family) + 1) * own)
     assert (outcome.effects[0].verdict, outcome.verdict) == ("supported", "undecided")
 

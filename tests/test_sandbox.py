@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trueline.errors import UserError
-from trueline.reproduce.attacks import attacks
 from trueline.reproduce.language import begun_anywhere
 from trueline.sandbox import Sandbox, World, build_sandbox, data, grammar
+from trueline.sandbox.attacks import attacks
 from trueline.sandbox.build import write_data
 from trueline.sandbox.judge import Judge
 from trueline.sandbox.model import IGNORED, ModelSize, encode_row, new_model, pretrain

@@ -204,7 +204,7 @@ class Results:
             lines = [_line(self.values[one.key][seed], begin, value, on) for one in (arm, other)]
             level = min(line[-1][0] for line in lines)
             if begin is not None and level > 0:
-                a, b = (float(np.interp(level, *zip(*line, strict=True))) for line in lines)
+                a, b = (_at(line, level) for line in lines)
                 found.append(a - b)
         name = f"{value} at equal {on}: {arm.title} minus {other.title}"
         return Effect(mean_metric(name, found, unit=unit), expected)
@@ -244,6 +244,11 @@ def _line(run: Values, begin: float | None, value: str, on: str) -> list[tuple[f
         if x is not None and y is not None and x > line[-1][0]:
             line.append((x, y))
     return line
+
+
+def _at(line: Sequence[tuple[float, float]], x: float) -> float:
+    xs, ys = zip(*line, strict=True)
+    return float(np.interp(x, xs, ys))
 
 
 Judge: TypeAlias = Callable[[Results], Sequence[Effect]]

@@ -26,9 +26,9 @@ from trueline.evaluation.backends.base import Request as Wanted
 from trueline.evaluation.generation import Generation, generate
 from trueline.evaluation.labels import EXACT, NO_ANSWER
 from trueline.records import Message
-from trueline.reproduce.attacks import Request, asked, attacks, further_attacks
 from trueline.results import Metric
 from trueline.sandbox import Sandbox, grammar
+from trueline.sandbox.attacks import Request, asked, attacks, further_attacks
 from trueline.sandbox.data import ATTACKED, read_jsonl
 from trueline.stats import clustered_mean, clustered_rate
 

@@ -19,9 +19,9 @@ from trueline.diagnostics.ranking import ranking_of_scores, score_completions
 from trueline.diagnostics.ranking.scores import PairIndex, Scores
 from trueline.logprobs import PairedLogProbs
 from trueline.records import Completion, Example, Message
-from trueline.reproduce.attacks import asked
 from trueline.reproduce.runs import Run
 from trueline.sandbox import Sandbox, build_sandbox, grammar
+from trueline.sandbox.attacks import asked
 from trueline.sandbox.data import ATTACKED
 from trueline.training import AlignmentTrainer
 

@@ -236,7 +236,7 @@ def page_text(version: Version, claims: Sequence[Claim]) -> str:
     claims = [claim for claim in claims if claim.version == version.number]
     seeds, earlier = version.seeds, [one for one in VERSIONS if one.number <= version.number]
     runs = plan(claims, FULL, seeds)
-    minutes = sum(FULL.minutes.get(run.experiment, 0.0) for run in runs)
+    minutes = sum(FULL.cost(run) for run in runs)
     digests = {claim.name: digest(claim) for claim in claims}
     left = "No seed is kept back for a version after this one."
     if seeds[-1] < RESERVED[-1]:
@@ -296,5 +296,5 @@ def judged_plan(claims: Sequence[Claim]) -> list[Run]:
         (own[0].version, plan(own, FULL, judged_seeds()[own[0].version]))
         for own in together(claims)
     ]
-    groups.sort(key=lambda one: (one[0], sum(FULL.minutes.get(r.experiment, 0.0) for r in one[1])))
+    groups.sort(key=lambda one: (one[0], sum(FULL.cost(r) for r in one[1])))
     return list({run.key: run for _, runs in groups for run in runs}.values())

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from trueline.reproduce.arms import SHORT
 from trueline.reproduce.claim import Claim, Results
+from trueline.reproduce.claims.arms import SHORT
 from trueline.reproduce.runs import Arm, Run
 from trueline.reproduce.verdict import Effect
 
@@ -28,6 +28,11 @@ class Scale:
     seeds: int
     options: Mapping[str, Mapping[str, Any]]
     minutes: Mapping[str, float]
+
+    def cost(self, run: Run) -> float:
+        """Processor minutes of a run, roughly: more in a wide world, less with a small base."""
+        much = {"wide": 2.2, "small": 0.6}.get(run.options.get("size", ""), 1.0)
+        return self.minutes.get(run.experiment, 0.0) * much
 
     def run(self, arm: Arm, seed: int) -> Run:
         """An arm at a seed."""

@@ -141,7 +141,7 @@ def costs(*claims: str, fast: bool = False) -> Costs:
     rows = []
     for claim in chosen:
         runs = plan([claim], scale, range(scale.seeds))
-        minutes = sum(scale.minutes.get(run.experiment, 0.0) for run in runs)
+        minutes = sum(scale.cost(run) for run in runs)
         rows.append(
             {
                 "claim": claim.name,
@@ -156,5 +156,5 @@ def costs(*claims: str, fast: bool = False) -> Costs:
             }
         )
     together = plan(chosen, scale, range(scale.seeds))
-    total = sum(scale.minutes.get(run.experiment, 0.0) for run in together)
+    total = sum(scale.cost(run) for run in together)
     return Costs(rows, len(together), total, scale.name, scale.seeds)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from trueline.reproduce.arms import BASE as WORLD
-from trueline.reproduce.arms import aligned
 from trueline.reproduce.claim import Results, claim
+from trueline.reproduce.claims.arms import BASE as WORLD
+from trueline.reproduce.claims.arms import aligned
 from trueline.reproduce.runs import Arm
 from trueline.reproduce.verdict import Effect, Expected
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trueline.reproduce.arms import BASE, ON_CR, ON_PREFERENCE
 from trueline.reproduce.claim import STAGES, Results, claim
+from trueline.reproduce.claims.arms import BASE, ON_CR, ON_PREFERENCE
 from trueline.reproduce.runs import Arm
 from trueline.reproduce.verdict import Effect
 

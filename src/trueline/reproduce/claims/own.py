@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trueline.reproduce.arms import DPO_CR, aligned
 from trueline.reproduce.claim import OWN, Results, claim
+from trueline.reproduce.claims.arms import DPO_CR, aligned
 from trueline.reproduce.verdict import Effect, Expected
 
 DEFENDED = aligned("dpo", "compliance_refusal", title="DPO with begun answers", defense=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trueline.reproduce.arms import DPO_CR, RATED, aligned, objective_options
 from trueline.reproduce.claim import Results, claim
+from trueline.reproduce.claims.arms import DPO_CR, RATED, aligned, objective_options
 from trueline.reproduce.verdict import Effect
 
 GAMMA = aligned(

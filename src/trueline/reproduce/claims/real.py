@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trueline.reproduce.arms import RATED
 from trueline.reproduce.claim import Results, claim
+from trueline.reproduce.claims.arms import RATED
 from trueline.reproduce.runs import Arm
 from trueline.reproduce.verdict import Effect
 

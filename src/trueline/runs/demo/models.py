@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import torch
 
 from trueline.diagnostics.separation import separation
-from trueline.reproduce.arms import BASE, DPO_CR, ON_CR
+from trueline.reproduce.claims.arms import BASE, DPO_CR, ON_CR
 from trueline.reproduce.claims.own import BEGUN, DEFENDED
 from trueline.reproduce.experiments.alignment import examples_of, training_of
 from trueline.reproduce.instrument import Replies, measures, replies, separations, unattacked
