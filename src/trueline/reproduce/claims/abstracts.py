@@ -49,8 +49,9 @@ ASSERTED: Sequence[Asserted] = (
          "separation-emerges",
          "It grows; the sandbox's base knows the two apart before alignment."),
         ("KLDO, a KL-based method, is effective against the others.", "weakened",
-         "separation-order attack-success-order",
-         f"In {TINY}, plain attacks in place of GCG; the paper has 1B to 7B models."),
+         "separation-order attack-success-order separation-order-wide attack-order-at-matched-kl",
+         f"In {TINY}, by plain attacks, in version 2 also at equal KL; GCG stands beside. The "
+         "paper has 1B to 7B models."),
         ("Compliance-refusal data separate more than preference data.", "measured",
          "compliance-refusal-data", "For each of four objectives."),
         ("Compliance-refusal data make safer models.", "measured", "compliance-refusal-safer",
@@ -59,9 +60,9 @@ ASSERTED: Sequence[Asserted] = (
         ("A distance in the space of prompts quantifies the separation.", "measured",
          "separation-order compliance-refusal-data", "It is the measure of both."),
         ("That distance is a significant indicator of resilience.", "weakened",
-         "separation-and-resilience",
-         "Within a seed over four objectives at equal steps; the paper pools models and "
-         "objectives."),
+         "separation-and-resilience resilience-at-two-sizes",
+         "Within a seed over four objectives at equal steps, in version 2 over three in another "
+         "world and with a smaller base; the paper pools models and objectives."),
     ),
     *_rows(
         "E-RLHF",
@@ -98,9 +99,9 @@ ASSERTED: Sequence[Asserted] = (
     ),
     *_rows(
         "Ranking",
-        ("Preference-tuned models rank under 60% of pairs right.", "absent", "",
-         "Needs real models and human labels: 7B for the paper's figures, a small chat model for "
-         "their kind."),
+        ("Preference-tuned models rank under 60% of pairs right.", "weakened", "",
+         "One small chat model on human labels, before and after DPO: see the study on real text. "
+         "The paper has 7B models."),
         ("The accuracy of a perfect optimum of DPO or RLHF can be computed.", "measured",
          "observed-under-idealized", "It is one side of that claim."),
         ("Real models stay far below it: an alignment gap.", "weakened",
@@ -149,7 +150,11 @@ ASSERTED: Sequence[Asserted] = (
 
 BEYOND: dict[str, str] = {
     "chosen-falls-least": "DIL: of the paper's body, not its abstract.",
-    "begun-answers-defend": "Trueline's own: a defense against begun answers that works.",
+    "begun-answers-defend": "Trueline's own: a defense against begun answers.",
+    "begun-anywhere-defend": "Trueline's own, version 2: another such defense.",
+    "begun-anywhere-carries-over": "Trueline's own, version 2: whether that one carries over.",
+    "refusing-an-unseen-kind": "Trueline's own, version 2: harm of a kind that no data showed.",
+    "searched-suffixes-succeed": "Trueline's own, version 2: GCG against what is refused.",
 }
 """Registered claims that no abstract makes."""
 
@@ -206,6 +211,12 @@ What a reader should know before believing it:
   averaged, models that refuse everything are left out where safety is compared, separation is read
   before the answer's first token and averaged over splits, and every design is registered
   (`studies/PREREGISTRATION.md`) before it is run on seeds that nobody has looked at.
+- Version 2 (`studies/PREREGISTRATION-2.md`) was registered on 2026-11-22, when version 1 had
+  judged all papers but Entanglement and DSPO. What was known then made it: the first defense held
+  in half of the worlds, and there were no several kinds of harm, no second size of base, no
+  comparison at equal KL and no GCG. Its worlds, its loss and its learning rate were tuned on the
+  seeds 100 and 101. At these, an encoding (names spelled out) stayed unread by the base: it is
+  measured, and no claim rests on it.
 - Verdicts of the page with five seeds are called version 0 here; the column "before" has them.
 
 """.splitlines()
