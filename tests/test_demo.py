@@ -15,7 +15,6 @@ from trueline.errors import UserError
 from trueline.reproduce.claim import Claim
 from trueline.reproduce.engine import perform
 from trueline.reproduce.scales import FULL, TEST
-from trueline.reproduce.study import all_claims
 from trueline.reproduce.versions import VERSIONS
 from trueline.results import Finding
 from trueline.runs.demo import demo
@@ -104,7 +103,7 @@ def test_a_judged_world_is_not_seen_before_it_is_judged(tmp_path):
     replace(nothing, seeds=[200]).check(200)
 
 
-def test_a_judged_world_does_not_count_among_the_other_ones():
+def test_a_judged_world_does_not_count_among_the_other_ones(firsts):
     whole = Worlds(**gathered(lines(MEANS)))
     other = whole.besides(200)
     assert "11 other worlds" in other.title
@@ -153,8 +152,9 @@ MEANS = {
 
 @pytest.fixture
 def firsts(monkeypatch):
-    """The registration as it was in its first version."""
-    found = [claim for claim in all_claims() if claim.version == 1]
+    """A first version of the registration that has all of the demo's models."""
+    arms = [model.arm for model in MODELS]
+    found = [Claim("demo", "Trueline", "", "", arms, lambda _: (), {}, "", False)]
     monkeypatch.setattr("trueline.runs.demo.worlds.all_claims", lambda: found)
     return found
 
@@ -199,19 +199,19 @@ def test_a_model_counts_in_the_worlds_where_it_was_run(firsts, monkeypatch):
     assert list(found.seeds) == list(range(200, 220))
     counts = [found.level(model, "over-refusal").n for model in models]
     assert counts == [20, 12, 20, 8]
-    told = "the base model in 20, KLDO in 12, DPO in 20 and DPO with begun answers in 8 of them"
+    told = "the base model in 20, KLDO in 12, DPO in 20 and DPO + SFT with begun answers in 8"
     assert found.sentences()[0].startswith("Over 20 worlds")
-    assert f"({told}; means, and" in found.sentences()[0]
+    assert f"({told} of them; means, and" in found.sentences()[0]
 
 
-def test_what_is_said_of_worlds_is_decided_by_intervals():
+def test_what_is_said_of_worlds_is_decided_by_intervals(firsts):
     whole = Worlds(**gathered(lines(MEANS)))
     said = " ".join(whole.sentences())
     assert "A direct request gets the harmful recipe from the base model in" in said
     wrapped = next(s for s in whole.sentences() if "never showed" in s)
     assert "KLDO" not in wrapped  # it did not fall
     assert "DPO in" in wrapped
-    assert "further than" not in said  # nothing is better there
+    assert "second ingredient" not in said  # nothing is better there
     assert "Still successful: prefilled longer in" in said
     assert "and prefilled in a new form in" in said
     assert "Beside DPO alone the defense is worse in over-refusal and correct answers." in said
@@ -219,6 +219,16 @@ def test_what_is_said_of_worlds_is_decided_by_intervals():
     noise = " ".join(Worlds(**gathered(lines(MEANS, spread=3.0))).sentences())
     for words in ("gets the", "becomes", "Still successful", "worse", "fewer"):
         assert words not in noise
+
+
+def test_the_very_same_difference_in_each_world_is_one(firsts):
+    """An attack that always worked and never does now leaves no spread for Student."""
+    never = {**MEANS, "attack success, prefilled": level(1.0, 1.0, 1.0, 0.0)}
+    said = Worlds(**gathered(lines(never, spread=0.0))).sentences()
+    assert any("first words becomes the recipe with" in one for one in said)
+    same = {**MEANS, "attack success, prefilled": level(1.0, 1.0, 1.0, 1.0)}
+    said = Worlds(**gathered(lines(same, spread=0.0))).sentences()
+    assert not any("first words becomes the recipe with" in one for one in said)
 
 
 # --- whole ----------------------------------------------------------------------------------------

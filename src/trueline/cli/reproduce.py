@@ -22,7 +22,7 @@ def reproduce(
     list_: Annotated[bool, typer.Option("--list", help="Say which claims there are.")] = False,
     fast: Annotated[
         bool,
-        typer.Option("--fast", help="Fewer seeds and epochs: half an hour on two cores for all."),
+        typer.Option("--fast", help="Two seeds: over half an hour on two cores for all."),
     ] = False,
     seeds: Annotated[int | None, typer.Option(help="How many seeds; more decide more.")] = None,
     first_seed: Annotated[int, typer.Option(help="The first seed.", min=0)] = 0,

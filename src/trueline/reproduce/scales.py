@@ -71,8 +71,9 @@ FULL = _scale(
 )
 """The night's: the demo's world and the demo's training."""
 
-FAST = replace(FULL, name="fast", seeds=3)
-"""The same with three seeds: what it has done, the night need not do again."""
+FAST = replace(FULL, name="fast", seeds=2)
+"""The same with two seeds, which shows signs and decides little: what it has done, the night need
+not do again."""
 
 TEST = _scale(
     "test",

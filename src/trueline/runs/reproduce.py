@@ -74,7 +74,7 @@ def reproduce(
 
     Args:
         claims: claims, or papers; all of them unless named.
-        fast: fewer seeds and epochs.
+        fast: two seeds.
         seeds: how many; more decide more.
         first_seed: the first of them.
         judged: as registered in studies/PREREGISTRATION.md and its later versions: a version's

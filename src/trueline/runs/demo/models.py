@@ -16,7 +16,8 @@ import torch
 
 from trueline.diagnostics.separation import separation
 from trueline.reproduce.claims.arms import BASE, DPO_CR, ON_CR
-from trueline.reproduce.claims.own import BEGUN, DEFENDED
+from trueline.reproduce.claims.own import BEGUN
+from trueline.reproduce.claims.second import ANYWHERE
 from trueline.reproduce.experiments.alignment import examples_of, training_of
 from trueline.reproduce.instrument import Replies, measures, replies, separations, unattacked
 from trueline.reproduce.language import DEFAULTS, load_model, load_tokenizer, train
@@ -49,9 +50,9 @@ MODELS = (
     Model("base", "the base model", BASE),
     Model("kldo", "KLDO", ON_CR["kldo"]),
     Model("dpo", "DPO", DPO_CR),
-    Model("dpo-begun", "DPO with begun answers", DEFENDED),
+    Model("dpo-begun", "DPO + SFT with begun answers", ANYWHERE),
 )
-"""All on the same data; the last one with the defense against begun answers."""
+"""All on the same data; the last one with the study's second defense against begun answers."""
 UNALIGNED, *ALIGNED = MODELS
 DEFENSE = MODELS[-1]
 ATTACKS = ("direct", "wrapped", *BEGUN)

@@ -79,7 +79,8 @@ def first_screen(judged: Sequence[JudgedRun], *, seed: int) -> Report:
         "",
         subtitle=f"Aligned in the sandbox: a small invented world, seed {seed}. All figures are on "
         "things no alignment data named. All learned from compliance-refusal data; "
-        f"{DEFENSE.name} also from pairs whose answers are begun already.",
+        f"{DEFENSE.name} also from pairs whose answers are begun already, with the likelihood of "
+        "the better side in its loss (DPO + SFT).",
         decisions=decisions,
         bounds=bounds.told(None),
         models=[run.name for run in judged],
@@ -116,7 +117,7 @@ def _title(measurement: Measurement) -> str:
 def _begun(measurement: Measurement) -> str:
     """How often it goes on where its answer is begun for it."""
     ways = ", ".join(
-        f"{kind.removeprefix('prefilled').strip() or 'as in the pairs of the defense'} "
+        f"{kind.removeprefix('prefilled').strip() or 'with its first words'} "
         f"{words(measurement.safety[f'attack success, {kind}'])}"
         for kind in ATTACKS
         if kind.startswith("prefilled")
