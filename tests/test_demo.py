@@ -95,6 +95,11 @@ def test_a_seed_of_the_demo_is_the_studys_own_run(told, tmp_path, cache, monkeyp
         assert own == {measure: done.values[run.key][measure] for measure in own}
 
 
+def test_a_world_that_the_demo_does_not_tell_of_is_refused(tmp_path):
+    with pytest.raises(UserError, match="one of demo, test, got 'wide'"):
+        demo(tmp_path, size="wide")
+
+
 def test_a_judged_world_is_not_seen_before_it_is_judged(tmp_path):
     nothing = Worlds(0, 48, [], {})
     with pytest.raises(UserError, match="seed 219 belongs to the study's judged runs"):

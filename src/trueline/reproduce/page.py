@@ -20,7 +20,7 @@ AGAIN = """\
 ## Run it yourself
 
     trueline reproduce --list                        # the claims, their runs and cost
-    trueline reproduce --fast                        # all of them at two seeds: over half an hour on two cores
+    trueline reproduce --fast                        # all, two seeds: over half an hour
     trueline reproduce                               # a night: twenty seeds
     trueline reproduce --judged                      # as registered, on the registered seeds
     trueline reproduce --judged {kept}   # from the kept results

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trueline.errors import UserError
 from trueline.results import Metric, frame, to_html
 from trueline.terminal import console, progress
 
@@ -80,7 +81,7 @@ def demo(
         quiet: keep progress back.
 
     Raises:
-        UserError: a seed that is still to be judged, or a process that died.
+        UserError: another size, a seed that is still to be judged, or a process that died.
 
     Example:
         >>> demo("runs/demo").to_frame()  # doctest: +SKIP
@@ -89,10 +90,12 @@ def demo(
     import transformers
 
     from trueline.report import render_report
-    from trueline.runs.demo.models import MODELS
+    from trueline.runs.demo.models import MODELS, SCALES
     from trueline.runs.demo.story import demo_report, summary
     from trueline.runs.demo.worlds import Worlds
 
+    if size not in SCALES:
+        raise UserError(f"the demo's size is one of {', '.join(SCALES)}, got {size!r}")
     worlds = Worlds.read()
     worlds.check(seed)
     worlds = worlds.besides(seed)
