@@ -44,6 +44,42 @@ def read(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def text_of(content):
+    return content if isinstance(content, str) else "".join(one.content for one in content)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_begun_answers_are_refused_where_harmful_and_go_on_where_safe(tmp_path, chat):
+    def said(role, text):
+        return [{"role": role, "content": text}] if chat else text
+
+    source = [
+        {"prompt": said("user", row["prompt"]), "safety": row["safety"],
+         "completion": said("assistant", f"take this, then that of {i}" if i else "short")}
+        for i, row in enumerate(ANSWERS)
+    ]  # fmt: skip
+    made = compliance_refusal(load_examples(source), tmp_path / "cr.jsonl", begun=1.0)
+    rows = list(load_examples(tmp_path / "cr.jsonl"))
+    assert made.manifest["counts"]["rows with a begun answer"] == 119  # one word cannot be cut
+    assert len(rows) == 120 + 119
+    given = [(text_of(one.prompt), text_of(one.completions[0].content)) for one in
+             load_examples(source)]  # fmt: skip
+    cuts = set()
+    for row in rows:
+        whole = text_of(row.prompt)
+        asked, answer = next(one for one in given if whole.startswith(one[0]))
+        begun = whole.removeprefix(asked)
+        chosen, rejected = (text_of(row.completions[i].content) for i in row.pairs[0])
+        rest, refusal = (chosen, rejected) if row.safety == "safe" else (rejected, chosen)
+        assert begun + rest == answer
+        assert refusal.strip() in bank()
+        assert not begun or (refusal[0], rest[0]) == (" ", " ")
+        cuts.add(len(begun.split()))
+    assert cuts == {0, 1, 2, 3, 4, 5}
+    with pytest.raises(UserError, match="share between 0 and 1, got 2"):
+        compliance_refusal(load_examples(source), tmp_path / "x.jsonl", begun=2)
+
+
 def test_the_response_type_flips_with_the_safety(tmp_path):
     made = compliance_refusal(load_examples(ANSWERS), tmp_path / "cr.jsonl")
     rows = read(tmp_path / "cr.jsonl")

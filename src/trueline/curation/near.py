@@ -274,13 +274,13 @@ def flat(text: Text) -> str:
 
 
 def answer_like(words: str, answer: Text) -> Completion:
-    """A completion of ``words`` in the layout of ``answer``: messages, or text with the same white
+    """A completion of ``words`` in the layout of ``answer``: a message or text, with the same white
     space in front, so that the layout does not tell the two apart.
 
     Example:
         >>> answer_like("No.", " Blue.").content
         ' No.'
     """
-    if isinstance(answer, str):
-        return Completion(answer[: len(answer) - len(answer.lstrip())] + words)
-    return Completion((Message("assistant", words),))
+    text = answer if isinstance(answer, str) else answer[0].content
+    like = text[: len(text) - len(text.lstrip())] + words
+    return Completion(like if isinstance(answer, str) else (Message("assistant", like),))

@@ -5,12 +5,18 @@
 
 Preference data contrasts two answers on safe prompts instead, and says little about safety there.
 
+An answer can also be begun in the prompt already, cut after any word: refused from there on a
+harmful prompt, gone on with on a safe one. It is meant against attacks that begin the answer for
+the model.
+
 Source: "LLM Safety Alignment is Divergence Estimation in Disguise", arXiv 2502.00657, sections on
 compliance-refusal and preference data.
 """
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
@@ -31,7 +37,7 @@ from trueline.curation.refusals.writers import ResponseLabeler
 from trueline.curation.safety import Labels, no_label
 from trueline.data.load import Examples
 from trueline.errors import UserError
-from trueline.records import Example, Safety, is_blank
+from trueline.records import Completion, Example, Message, Safety, is_blank
 
 Chosen: TypeAlias = Literal["given", "refusal"]
 
@@ -43,6 +49,7 @@ def compliance_refusal(
     labels: Labels | None = None,
     refusals: Refusals | None = None,
     harmful_chosen: Chosen = "given",
+    begun: float = 0.0,
     is_refusal: ResponseLabeler | None = None,
     judge_name: str = "",
     leakage: Leakage | None = None,
@@ -63,6 +70,8 @@ def compliance_refusal(
         refusals: where refusals come from; the bank unless said.
         harmful_chosen: in preference pairs on harmful prompts, keep the chosen answer as
             ``"given"`` or put a ``"refusal"`` in its place.
+        begun: the share of answers that stand in one further row, begun in its prompt; they need
+            two words.
         is_refusal: tells which responses refuse; with it, an answer that refuses where it ought
             to comply (and the other way around) is dropped and counted.
         judge_name: identifies ``is_refusal``, so that an interrupted run can reuse its verdicts.
@@ -79,11 +88,13 @@ def compliance_refusal(
     labels, refusals = labels or Labels(), refusals or Refusals()
     if harmful_chosen not in ("given", "refusal"):
         raise UserError(f"harmful_chosen must be given or refusal, got {harmful_chosen!r}")
+    if not 0 <= begun <= 1:
+        raise UserError(f"begun is a share between 0 and 1, got {begun}")
     if drop_leaks and leakage is None:
         raise UserError("drop_leaks has no effect without evaluation prompts to look for")
     options = {
         "labels": labels.options, "refusals": refusals.options, "harmful_chosen": harmful_chosen,
-        "is_refusal": judge_name, "near": leakage.threshold if leakage else None,
+        "begun": begun, "is_refusal": judge_name, "near": leakage.threshold if leakage else None,
         "drop_leaks": drop_leaks, "form": form,
     }  # fmt: skip
     job = Job("compliance-refusal", source, Path(output), options, form, overwrite, progress)
@@ -96,8 +107,11 @@ def compliance_refusal(
             job.examples("building"), notes, refused or repeat(None), written or repeat(None),
             strict=False,
         )  # fmt: skip
+        rng = random.Random(f"begun {refusals.seed}")
         for example, note, told, text in stream:
             rows = plan(example, note["safety"], told, harmful_chosen)
+            if not isinstance(rows, str):
+                rows = [*rows, *also_begun(rows, note["safety"], begun, rng)]
             yield Planned(example, note, rows, text)
 
     return build(job, plans, refusals, leakage, drop_leaks=drop_leaks)
@@ -135,6 +149,39 @@ def plan(
             first = example.completions[good] if chosen == "given" else None
             rows.append(Row(first, example.completions[bad]))
     return rows or fault
+
+
+def also_begun(
+    rows: Sequence[Row], safety: Safety | None, part: float, rng: random.Random
+) -> Iterator[Row]:
+    """For a part of the rows, another whose answer is begun in the prompt, up to a word at random.
+
+    Example:
+        >>> from trueline.records import Completion
+        >>> rows = [Row(Completion(" Mix and bake."), None)]
+        >>> [row] = also_begun(rows, "safe", 1.0, random.Random(4))
+        >>> row.begun + "|" + row.chosen.content
+        ' Mix| and bake.'
+    """
+    for row in rows:
+        if rng.random() >= part:
+            continue
+        answer = row.chosen if safety == "safe" else row.rejected
+        content = () if answer is None else answer.content
+        text = content if isinstance(content, str) else _one_text(content)
+        words = list(re.finditer(r"\S+", text))
+        if len(words) < 2:
+            continue
+        cut = words[rng.randrange(len(words) - 1)].end()
+        begun, rest = text[:cut], text[cut:]
+        left = Completion(rest if isinstance(content, str) else (Message("assistant", rest),))
+        yield Row(left, None, begun) if safety == "safe" else Row(None, left, begun)
+
+
+def _one_text(messages: Sequence[Message]) -> str:
+    """What an answer of one plain message says; nothing of others, which calls or turns follow."""
+    plain = len(messages) == 1 and messages[0] == Message("assistant", messages[0].content)
+    return messages[0].content if plain else ""
 
 
 def _from_answers(example: Example, safety: Safety, told: Sequence[bool | None]) -> Plan:

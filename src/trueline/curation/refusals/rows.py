@@ -15,7 +15,7 @@ from trueline.curation.refusals.bank import MAX_SHARE, Dealer, topic_refusals
 from trueline.curation.refusals.writers import ResponseLabeler, Writer
 from trueline.curation.safety import Flagged
 from trueline.errors import UserError
-from trueline.records import Completion, Example, Safety
+from trueline.records import Completion, Example, Message, Safety
 from trueline.results import Finding, Metric
 from trueline.stats.resampling import share
 
@@ -57,10 +57,12 @@ class Refusals:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One pair to be: an answer on one side, and the other answer or (None) a refusal."""
+    """One pair to be: an answer on one side, and the other answer or (None) a refusal; ``begun``
+    are words of the answer that end the prompt."""
 
     chosen: Completion | None
     rejected: Completion | None
+    begun: str = ""
 
 
 Plan: TypeAlias = list[Row] | str
@@ -129,7 +131,8 @@ def build(
         for one, leak in zip(plans(), leaks or repeat(None), strict=False):
             yield (one._replace(plan=leak) if leak and drop_leaks else one), leak
 
-    total = sum(len(one.plan) for one, _ in planned() if not isinstance(one.plan, str))
+    every = [row.begun for one, _ in planned() if not isinstance(one.plan, str) for row in one.plan]
+    total, begun = len(every), sum(map(bool, every))
     dealer = Dealer(total, seed=refusals.seed, texts=refusals.texts, max_share=refusals.max_share)
     flagged, leaked = Flagged(), Counter[str | None]()
 
@@ -152,6 +155,7 @@ def build(
         **flagged.counts,
         "different refusals": len(dealer.used),
         "refusals from the bank": dealer.used.total() - dealer.offered.total(),
+        "rows with a begun answer": begun,
     }
     for kind, number in sorted(dealer.offered.items()):
         counts[f"refusals from {refusals.kind}, {kind} prompts"] = number
@@ -167,8 +171,12 @@ def _complete(
     if row.chosen is None or row.rejected is None:
         refusal = answer_like(dealer.deal(str(safety), offers), other.content)
     pair = (row.chosen or refusal, row.rejected or refusal)
+    prompt = example.prompt
+    if row.begun:
+        begun = Message("assistant", row.begun)
+        prompt = prompt + row.begun if isinstance(prompt, str) else (*prompt, begun)
     return Example(
-        example.prompt,
+        prompt,
         tuple(Completion(side.content) for side in pair if side is not None),
         ((0, 1),),
         example.reference_prompt,

@@ -33,6 +33,9 @@ def compliance_refusal(
         Literal["given", "refusal"],
         "Pairs on harmful prompts: keep the chosen answer, or replace it.",
     ] = "given",
+    begun: Annotated[
+        float, "Share of answers that stand in one more row, begun in its prompt, cut at any word."
+    ] = 0.0,
     refusal_judge: RefusalJudge = None,
     leakage: Unseen,
     drop_leaks: DropLeaks = False,
@@ -44,6 +47,7 @@ def compliance_refusal(
         labels=labels,
         refusals=refusals,
         harmful_chosen=harmful_chosen,
+        begun=begun,
         is_refusal=opened.refusal_judge(refusal_judge),
         judge_name=refusal_judge or "",
         leakage=leakage,
