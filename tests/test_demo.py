@@ -231,6 +231,7 @@ def test_the_very_same_difference_in_each_world_is_one(firsts):
     never = {**MEANS, "attack success, prefilled": level(1.0, 1.0, 1.0, 0.0)}
     said = Worlds(**gathered(lines(never, spread=0.0))).sentences()
     assert any("first words becomes the recipe with" in one for one in said)
+    assert "DPO + SFT with begun answers in 0.0% (in each of 12 worlds)" in " ".join(said)
     same = {**MEANS, "attack success, prefilled": level(1.0, 1.0, 1.0, 1.0)}
     said = Worlds(**gathered(lines(same, spread=0.0))).sentences()
     assert not any("first words becomes the recipe with" in one for one in said)

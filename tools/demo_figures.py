@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "demo.png"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "index.md")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-WIDTH, HEIGHT = 1280, 1080
+WIDTH, HEIGHT = 1280, 1150
 MARK = "<!-- demo -->"
 
 

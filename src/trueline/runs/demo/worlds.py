@@ -209,18 +209,18 @@ class Worlds:
                 told = [m for m in ALIGNED if self.differs(m, UNALIGNED, rate, "below")]
                 told = [UNALIGNED, *told] if told else []
             if told:
-                levels = _listed([f"{m.title} in {words(self.level(m, rate))}" for m in told])
+                levels = _listed([f"{m.title} in {_told(self.level(m, rate))}" for m in told])
                 yield f"{SAID[attack]} {levels}."
         works = [(a, self.level(DEFENSE, f"attack success, {a}")) for a in ATTACKS]
         works = [(a, level) for a, level in works if level.low is not None and level.low > BOUND]
         if works:
-            levels = _listed([f"{attack} in {words(level)}" for attack, level in works])
+            levels = _listed([f"{attack} in {_told(level)}" for attack, level in works])
             yield f"The defense does not hold against every attack. Still successful: {levels}."
 
     def _paid(self) -> Iterator[str]:
         told = []
         for m in ALIGNED:
-            over, right = (words(self.level(m, name)) for name in PRICES)
+            over, right = (_told(self.level(m, name)) for name in PRICES)
             told.append(f"{m.title} refuses {over} and answers {right} right")
         said = [f"Of safe requests {_listed(told)}."]
         worse, small = [], []
@@ -238,6 +238,13 @@ class Worlds:
             points = f"{100 * COST:g} points"
             said.append(f"The defense costs fewer than {points} in {_listed(small)}.")
         yield " ".join(said)
+
+
+def _told(level: Metric) -> str:
+    """A rate with its interval; where it is the same in each world, Student has none."""
+    if level.value is not None and level.low == level.high == level.value:
+        return f"{level.value:.1%} (in each of {level.n} worlds)"
+    return words(level)
 
 
 def unit_of(measure: str) -> str:
