@@ -8,11 +8,13 @@ python tools/paper_claims.py --register               # the newest version, befo
 from __future__ import annotations
 
 import argparse
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from runpy import run_path
+from statistics import fmean
 
 from trueline.reproduce.kept import key_of, read_lines, write_lines
 from trueline.reproduce.outcomes import Outcome
@@ -58,8 +60,85 @@ def pages() -> dict[Path, str]:
     """Every page that the study writes, as it should be."""
     papers = {path: written(path.read_text("utf-8")) for path in (DOCS / "papers").glob("*.md")}
     whole = {"reproduction.md": markdown(study()), "study.md": three_minutes(study())}
-    whole["study.md"] = f"{whole['study.md'].rstrip()}\n\n{real_text()}"
+    whole["study.md"] = "\n\n".join(map(str.rstrip, (whole["study.md"], instrument(), real_text())))
     return papers | {DOCS / name: text.rstrip() + "\n" for name, text in whole.items()}
+
+
+INSTRUMENT = """\
+## Is it an instrument?
+
+**Where nothing is there, it says so.** {families} families of claims on invented runs without any
+effect: the share with a verdict, in the worst paper and on the average over papers. The rule aims
+at 5%.
+
+{nulls}
+
+**What is planted is found.** One arm's values are moved by so many deviations of a run, at
+{planted} seeds; a claim of that paper then says:
+
+{plants}
+
+**There is room.** Means over the registered worlds, where a claim can be read only if the base
+gives recipes away and its aligned model does not always refuse. "Noise" is the standard error of
+ln separation over its splits of the prompts.
+
+{rooms}
+"""
+SIZES = {"demo": "one kind of harm", "small": "the same, half the weights", "wide": "four kinds"}
+DPO_ON_CR = {"objective": "dpo", "data": "compliance_refusal", "watched": True}
+SEEN = ("direct", "wrapped", "spelled", "many-shot", "prefilled", "gcg")
+
+
+@cache
+def instrument() -> str:
+    """What tells that the study measures: nulls, plants, and room, from kept results."""
+    found = json.loads((STUDIES / "results" / "nulls.json").read_text("utf-8"))
+    nulls = [
+        "| Seeds | Values are | The data set alone moves them by | Worst | Average |",
+        "|---" * 5 + "|",
+    ]
+    for name, one in found["tables"].items():
+        if name != "planted":
+            rates = list(one["deciding"].values())
+            later = ", version 2" if any("version 2" in key for key in one["deciding"]) else ""
+            moved = f"{one['confounded']:g} deviations"
+            nulls.append(f"| {one['seeds']}{later} | {one['world']} | {moved} "
+                         f"| {max(rates):.1%} | {fmean(rates):.1%} |")  # fmt: skip
+    rows = found["tables"].get("planted", {}).get("planted", [])
+    words = ("supported", "undecided", "not supported")
+    plants = ["| Claim | Moved by | " + " | ".join(words) + " |", "|---" * 5 + "|"]
+    plants += [f"| `{row['claim']}` | {row['size']:+g} | "
+               + " | ".join(f"{row['verdicts'].get(word, 0):.0%}" for word in words) + " |"
+               for row in rows]  # fmt: skip
+    return INSTRUMENT.format(
+        families=found["families"], planted=max((row["seeds"] for row in rows), default=0),
+        nulls="\n".join(nulls), plants="\n".join(plants), rooms="\n".join(rooms()),
+    )  # fmt: skip
+
+
+def rooms() -> list[str]:
+    """A line for each sort of world and model: how often attacks succeed, and the noise."""
+    kept = [row for version in VERSIONS for row in read_lines(STUDIES / version.lines)]
+    lines = ["| World | Model | Seeds | " + " | ".join(SEEN) + " | right | noise |",
+             "|---" * (len(SEEN) + 5) + "|"]  # fmt: skip
+    for size, kind in SIZES.items():
+        for title, experiment, wanted in (("base", "world", {}), ("DPO", "alignment", DPO_ON_CR)):
+            wanted = {**wanted, "size": size}
+            own = [
+                row["values"]
+                for row in kept
+                if row["experiment"] == experiment and wanted.items() <= row["options"].items()
+            ]
+            names = [*(f"attack success, {attack}" for attack in SEEN), "correct answers"]
+            cells = [_mean(own, name, ".0%") for name in names]
+            noise = _mean(own, "separation, noise", ".3f")
+            lines.append(f"| {kind} | {title} | {len(own)} | {' | '.join([*cells, noise])} |")
+    return lines
+
+
+def _mean(runs: Sequence[Mapping[str, float | None]], name: str, form: str) -> str:
+    found = [value for run in runs if (value := run.get(name)) is not None]
+    return format(fmean(found), form) if found else ""
 
 
 @cache
