@@ -60,7 +60,8 @@ def pages() -> dict[Path, str]:
     """Every page that the study writes, as it should be."""
     papers = {path: written(path.read_text("utf-8")) for path in (DOCS / "papers").glob("*.md")}
     whole = {"reproduction.md": markdown(study()), "study.md": three_minutes(study())}
-    whole["study.md"] = "\n\n".join(map(str.rstrip, (whole["study.md"], instrument(), real_text())))
+    for name, more in (("reproduction.md", instrument()), ("study.md", real_text())):
+        whole[name] = f"{whole[name].rstrip()}\n\n{more}"
     return papers | {DOCS / name: text.rstrip() + "\n" for name, text in whole.items()}
 
 

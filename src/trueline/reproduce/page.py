@@ -240,8 +240,10 @@ in a model of seven billion parameters. What is exact is mathematics, and holds 
 **Can you believe it?** Each design was written down and committed before its runs
 ({pages}), the runs are on {seeds} that nobody had looked at, a paper is
 judged once when all of its runs are there, and its claims are corrected together. Each run's
-numbers are in the repository, so that this page can be computed again. An earlier page had none of
-that; its verdicts stand beside the new ones
+numbers are in the repository, so that this page can be computed again. How often the
+rule decides where nothing is, and whether it finds what is planted, is
+[simulated](reproduction.md#is-it-an-instrument). An earlier page had none of that; its verdicts
+stand beside the new ones
 ([how it came about](reproduction.md#how-this-page-came-about)).{later}
 
 **Where it stands.** {summary} "Before" is the earlier page's verdict, on five seeds by an older
