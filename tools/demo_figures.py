@@ -100,6 +100,12 @@ def photograph(text: str, picture: Path = PICTURE) -> Path:
     return picture
 
 
+def kept() -> list[dict[str, Any]]:
+    """The lines of all versions."""
+    paths = [path for one in VERSIONS if (path := STUDIES / one.lines).exists()]
+    return [row for path in paths for row in read_lines(path)]
+
+
 def packed(value: dict[str, Any]) -> str:
     """The text of worlds.json: a line for each model's measure."""
     text = json.dumps(value, indent=1)
@@ -110,9 +116,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[0])
     parser.add_argument("--no-picture", action="store_true")
     given = parser.parse_args()
-    kept = [path for one in VERSIONS if (path := STUDIES / one.lines).exists()]
-    rows = [row for path in kept for row in read_lines(path)]
-    FILE.write_text(packed(gathered(rows)), "utf-8")
+    FILE.write_text(packed(gathered(kept())), "utf-8")
     found = Worlds.read()
     for place in PAGES:
         place.write_text(written(place, found), "utf-8")
