@@ -402,3 +402,39 @@ def test_difficulty_filters_orders_and_names_what_cannot_be_flipped(tmp_path):
                    model, tokenizer)  # fmt: skip
     with pytest.raises(UserError, match="low < high"):
         Keep(0.5, 0.5)
+
+
+def test_what_begins_an_answer_stands_in_every_prompt_that_is_read(tmp_path):
+    """The reference reads it, too; an answer that was begun already goes on in one turn."""
+    begun = [Message("user", "a?"), Message("assistant", "one")]
+    rows = [
+        {
+            "prompt": [{"role": m.role, "content": m.content} for m in begun],
+            "reference_prompt": [{"role": "user", "content": "be safe. a?"}],
+            "completion": [{"role": "assistant", "content": " two three"}],
+            "safety": kind,
+        }
+        for kind in ("safe", "harmful")
+    ]
+    made = compliance_refusal(
+        load_examples(rows), tmp_path / "cr.jsonl", begun=1.0, refusals=Refusals(max_share=1.0)
+    )
+    found = list(load_examples(tmp_path / "cr.jsonl"))
+    assert [text_of(one.prompt) for one in found] == ["a?one", "a?one two"] * 2
+    assert [len(one.prompt) for one in found] == [2] * 4
+    assert [text_of(one.reference_prompt) for one in found] == [
+        "be safe. a?",
+        "be safe. a? two",
+    ] * 2
+    assert "plain-text" not in made.finding.advice
+
+
+def test_begun_says_where_it_does_nothing_and_where_text_would_mislead(tmp_path):
+    rows = [{"prompt": "a?", "completion": " one", "safety": kind} for kind in ("safe", "harmful")]
+    with pytest.raises(UserError, match="begun has no effect"):
+        compliance_refusal(load_examples(rows), tmp_path / "x.jsonl", begun=1.0,
+                           refusals=Refusals(max_share=1.0))  # fmt: skip
+    rows = [{**row, "completion": " one two"} for row in rows]
+    made = compliance_refusal(load_examples(rows), tmp_path / "y.jsonl", begun=1.0,
+                              refusals=Refusals(max_share=1.0))  # fmt: skip
+    assert "they would be the user's words" in made.finding.advice

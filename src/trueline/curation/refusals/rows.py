@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -15,7 +15,7 @@ from trueline.curation.refusals.bank import MAX_SHARE, Dealer, topic_refusals
 from trueline.curation.refusals.writers import ResponseLabeler, Writer
 from trueline.curation.safety import Flagged
 from trueline.errors import UserError
-from trueline.records import Completion, Example, Message, Safety
+from trueline.records import Completion, Example, Message, Safety, Text
 from trueline.results import Finding, Metric
 from trueline.stats.resampling import share
 
@@ -131,8 +131,16 @@ def build(
         for one, leak in zip(plans(), leaks or repeat(None), strict=False):
             yield (one._replace(plan=leak) if leak and drop_leaks else one), leak
 
-    every = [row.begun for one, _ in planned() if not isinstance(one.plan, str) for row in one.plan]
-    total, begun = len(every), sum(map(bool, every))
+    total = begun = 0
+    begun_text = False
+    for one, _ in planned():
+        cuts = [] if isinstance(one.plan, str) else [row.begun for row in one.plan]
+        total, begun = total + len(cuts), begun + sum(map(bool, cuts))
+        begun_text |= any(cuts) and not one.example.conversational
+    if job.options.get("begun") and not begun:
+        raise UserError(
+            "begun has no effect: of no answer that was drawn there are two words, in one message"
+        )
     dealer = Dealer(total, seed=refusals.seed, texts=refusals.texts, max_share=refusals.max_share)
     flagged, leaked = Flagged(), Counter[str | None]()
 
@@ -159,7 +167,8 @@ def build(
     }
     for kind, number in sorted(dealer.offered.items()):
         counts[f"refusals from {refusals.kind}, {kind} prompts"] = number
-    return job.finish(_finding(job, rows, flagged, dealer, leaked if leakage else None), counts)
+    found = _finding(job, rows, flagged, dealer, leaked if leakage else None, begun_text=begun_text)
+    return job.finish(found, counts)
 
 
 def _complete(
@@ -171,22 +180,41 @@ def _complete(
     if row.chosen is None or row.rejected is None:
         refusal = answer_like(dealer.deal(str(safety), offers), other.content)
     pair = (row.chosen or refusal, row.rejected or refusal)
-    prompt = example.prompt
-    if row.begun:
-        begun = Message("assistant", row.begun)
-        prompt = prompt + row.begun if isinstance(prompt, str) else (*prompt, begun)
+    reference = example.reference_prompt
     return Example(
-        prompt,
+        begin(example.prompt, row.begun),
         tuple(Completion(side.content) for side in pair if side is not None),
         ((0, 1),),
-        example.reference_prompt,
+        None if reference is None else begin(reference, row.begun),
         safety,
         example.id,
     )
 
 
+def begin(prompt: Text, words: str) -> Text:
+    """A prompt that ends with these words of the answer.
+
+    Example:
+        >>> begin((Message("user", "Sky?"), Message("assistant", "It")), " is")[1].content
+        'It is'
+    """
+    if not words:
+        return prompt
+    if isinstance(prompt, str):
+        return prompt + words
+    if prompt[-1].role == "assistant":
+        return (*prompt[:-1], replace(prompt[-1], content=prompt[-1].content + words))
+    return (*prompt, Message("assistant", words))
+
+
 def _finding(
-    job: Job, rows: int, flagged: Flagged, dealer: Dealer, leaked: Counter[str | None] | None
+    job: Job,
+    rows: int,
+    flagged: Flagged,
+    dealer: Dealer,
+    leaked: Counter[str | None] | None,
+    *,
+    begun_text: bool,
 ) -> Finding:
     most = Metric("rows with the most frequent refusal", dealer.most / rows, n=rows, unit="rate")
     metrics = [flagged.rate, most]
@@ -197,6 +225,11 @@ def _finding(
     elif max(harmful, safe) > 2 * min(harmful, safe):
         advice.append(
             f"{harmful} harmful prompts to {safe} safe ones: balance them, or expect a tilt."
+        )
+    if begun_text:
+        advice.append(
+            "Answers are begun in plain-text prompts: for a chat model (as_chat) they would be the "
+            "user's words; give it messages in place of text, or train on plain text."
         )
     if leaked is not None:
         metrics += [share(kind, leaked[kind], leaked.total()) for kind in KINDS]
