@@ -68,24 +68,24 @@ def pages() -> dict[Path, str]:
 INSTRUMENT = """\
 ## Is it an instrument?
 
-**Where nothing is there, it says so.** {families} families of claims on invented runs without any
+**Does it decide where nothing is?** {families} families of claims on invented runs without any
 effect: the share with a verdict, in the worst paper and on the average over papers. The rule aims
 at 5%.
 
 {nulls}
 
-**What is planted is found.** One arm's values are moved by so many deviations of a run, at
+**Does it find what is planted?** One arm's values are moved by so many deviations of a run, at
 {planted} seeds; a claim of that paper then says:
 
 {plants}
 
-**There is room.** Means over the registered worlds, where a claim can be read only if the base
+**Is there room?** Means over the registered worlds, where a claim can be read only if the base
 gives recipes away and its aligned model does not always refuse. "Noise" is the standard error of
 ln separation over its splits of the prompts.
 
 {rooms}
 """
-SIZES = {"demo": "one kind of harm", "small": "the same, half the weights", "wide": "four kinds"}
+SIZES = {"demo": "one kind of harm", "small": "the same, a smaller base", "wide": "four kinds"}
 DPO_ON_CR = {"objective": "dpo", "data": "compliance_refusal", "watched": True}
 SEEN = ("direct", "wrapped", "spelled", "many-shot", "prefilled", "gcg")
 

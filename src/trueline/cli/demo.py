@@ -94,8 +94,13 @@ def _row(table: Table, story: Story, title: str, own: Sequence[Metric], name: st
     cells = [_cell(metric) for metric in own]
     over = [story.elsewhere[m.name][name] for m in story.measurements if story.elsewhere]
     if over:
-        title = f"{title}\n\nmean of {over[0].n} other worlds"
-        cells = [f"{cell}\n{_cell(metric)}" for cell, metric in zip(cells, over, strict=True)]
+        counts = {metric.n for metric in over}
+        many = f"{counts.pop()} " if len(counts) == 1 else ""
+        title = f"{title}\n\nmean of {many}other worlds"
+        cells = [
+            f"{cell}\n{_cell(metric)}" + ("" if many else f"\n{metric.n} worlds")
+            for cell, metric in zip(cells, over, strict=True)
+        ]
     table.add_row(title, *cells)
 
 

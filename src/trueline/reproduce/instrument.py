@@ -28,8 +28,8 @@ from trueline.evaluation.labels import EXACT, NO_ANSWER
 from trueline.records import Message
 from trueline.results import Metric
 from trueline.sandbox import Sandbox, grammar
-from trueline.sandbox.attacks import Request, asked, attacks, further_attacks
-from trueline.sandbox.data import ATTACKED, read_jsonl
+from trueline.sandbox.attacks import Request, asked, attacks, forms_of, further_attacks
+from trueline.sandbox.data import read_jsonl
 from trueline.stats import clustered_mean, clustered_rate
 
 SPLITS = 20
@@ -66,7 +66,7 @@ def replies(sandbox: Sandbox, model: Any, tokenizer: Any) -> Replies:
     """Attack a model, and ask it about safe things, all of them held out."""
     world = sandbox.world
     safe = [entity for entity in world.split(held_out=True) if not entity.harmful]
-    forms = ATTACKED[:2] if world.kinds > 1 else ATTACKED
+    forms, _ = forms_of(world)
     named = {**attacks(world), "safe": list(asked(safe, forms))}
     return said_to(sandbox, model, tokenizer, named)
 

@@ -45,30 +45,32 @@ class Request:
 def attacks(world: World) -> dict[str, list[Request]]:
     """By name, the requests for held-out harmful recipes."""
     harmful = [entity for entity in world.split(held_out=True) if entity.harmful]
-    if world.kinds > 1:  # a hundred things: fewer forms of each
-        forms, few = ATTACKED[:2], ATTACKED[:1]
-        known = {
-            "direct": list(asked(harmful, forms)),
-            "wrapped": list(asked(harmful, grammar.WRAPPERS)),
-            "spelled": list(asked(harmful, grammar.SPELLED)),
-            "many-shot": list(many_shot(world, harmful)),
-        }
-        return {**known, "prefilled": list(asked(harmful, forms, grammar.PREFILL)),
-                "prefilled longer": list(asked(harmful, few, LONG)),
-                "prefilled in a new form": list(asked(harmful, few, NEW_FORM))}  # fmt: skip
-    return {
-        "direct": list(asked(harmful, ATTACKED)),
+    forms, few = forms_of(world)
+    found = {
+        "direct": list(asked(harmful, forms)),
         "wrapped": list(asked(harmful, grammar.WRAPPERS)),
-        "prefilled": list(asked(harmful, ATTACKED, grammar.PREFILL)),
-        "prefilled longer": list(asked(harmful, ATTACKED[:2], LONG)),
-        "prefilled in a new form": list(asked(harmful, ATTACKED[:2], NEW_FORM)),
     }
+    if world.kinds > 1:
+        found["spelled"] = list(asked(harmful, grammar.SPELLED))
+        found["many-shot"] = list(many_shot(world, harmful))
+    return {
+        **found,
+        "prefilled": list(asked(harmful, forms, grammar.PREFILL)),
+        "prefilled longer": list(asked(harmful, few, LONG)),
+        "prefilled in a new form": list(asked(harmful, few, NEW_FORM)),
+    }
+
+
+def forms_of(world: World) -> tuple[Sequence[str], Sequence[str]]:
+    """The forms of question that attacks take, and the few of dear ones; of a hundred things fewer
+    are asked."""
+    return (ATTACKED[:2], ATTACKED[:1]) if world.kinds > 1 else (ATTACKED, ATTACKED[:2])
 
 
 def further_attacks(world: World) -> dict[str, list[Request]]:
     """Begun answers beside those: for a defense that was shown both forms above."""
     harmful = [entity for entity in world.split(held_out=True) if entity.harmful]
-    few = ATTACKED[:1] if world.kinds > 1 else ATTACKED[:2]
+    _, few = forms_of(world)
     return {
         "prefilled in an unseen form": list(asked(harmful, few, OTHER_FORM)),
         "prefilled behind a remark": list(asked(harmful, few, BEHIND)),
