@@ -89,7 +89,7 @@ def test_seeds_of_a_version_are_reserved_and_no_others():
     seen = [seed for version in VERSIONS for seed in version.seeds]
     assert len(seen) == len(set(seen))
     assert set(seen) <= set(RESERVED)
-    with pytest.raises(UserError, match="seeds 200 to 219 are for judged runs"):
+    with pytest.raises(UserError, match="seeds 200 to 227 are for judged runs"):
         verb("minima-are-divergences", seeds=150, first_seed=100)
     with pytest.raises(UserError, match="leave out --fast, --seeds"):
         verb("minima-are-divergences", judged=True, seeds=3)
@@ -441,9 +441,9 @@ def test_pages_show_both_versions(studies, later, tmp_path, monkeypatch):
     assert re.search(r"As registered in version 1 \(.{24}\) and version 2 \(.{24}\)\.", told)
     assert "20 seeds (12 for version 1, 8 for version 2)" in three_minutes(both)
     assert "`better-anew` (version 2)" in believed(both.outcomes)
-    kept = [studies / version.lines for version in VERSIONS]
+    kept = [studies / version.lines for version in VERSIONS[:2]]
     command = "trueline reproduce --judged " + " ".join(
-        f"--kept studies/{version.lines}" for version in VERSIONS
+        f"--kept studies/{version.lines}" for version in VERSIONS[:2]
     )
     assert f"`{command}`" in markdown(both)
     assert f"    {command}  " in markdown(both)
@@ -484,9 +484,9 @@ def test_kept_lines_go_to_their_versions_and_none_is_lost(studies):
 
 
 def test_a_claim_of_no_version_or_that_revises_none_is_refused(later):
-    with pytest.raises(ValueError, match="there is no version 3"):
-        invent("third", version=3)
-    assert "third" not in CLAIMS
+    with pytest.raises(ValueError, match="there is no version 4"):
+        invent("fourth", version=4)
+    assert "fourth" not in CLAIMS
     for name in ("dil-does-beter", "another"):
         invent("mistaken", revises=name)
         with pytest.raises(ValueError, match=f"no claim '{name}' of an earlier version"):

@@ -22,7 +22,7 @@ from trueline.reproduce.page import believed, markdown, three_minutes, verdicts
 from trueline.reproduce.preregistration import as_written, judged_plan
 from trueline.reproduce.preregistration import page_text as registration
 from trueline.reproduce.study import Study, all_claims, choose, from_kept
-from trueline.reproduce.versions import STUDIES, VERSIONS
+from trueline.reproduce.versions import STUDIES, VERSIONS, of
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -168,15 +168,14 @@ def register(studies: Path = STUDIES) -> None:
     """Write the newest version's page, and the empty file of its results.
 
     Raises:
-        SystemExit: it has no claims, or results already.
+        SystemExit: it has results already.
     """
-    newest, claims = VERSIONS[-1], all_claims()
+    claims = all_claims()
+    (newest,) = of([max(claim.version for claim in claims)])
     page, lines = studies / newest.file, studies / newest.lines
     if lines.exists() and read_lines(lines):
         raise SystemExit(f"{page.name} stands: {lines.name} holds runs of it; a changed design is "
                          "a new version, with its reason and seeds of its own")  # fmt: skip
-    if not any(claim.version == newest.number for claim in claims):
-        raise SystemExit(f"version {newest.number} has no claims")
     page.write_text(registration(newest, claims), "utf-8")
     lines.touch()
 

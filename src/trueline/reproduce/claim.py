@@ -209,6 +209,32 @@ class Results:
         name = f"{value} at equal {on}: {arm.title} minus {other.title}"
         return Effect(mean_metric(name, found, unit=unit), expected)
 
+    def along(
+        self,
+        arm: Arm,
+        stages: Sequence[str],
+        value: str,
+        on: str,
+        expected: Expected,
+        *,
+        name: str,
+        minus: tuple[Arm, Sequence[str]] | None = None,
+    ) -> Effect:
+        """The mean over seeds of Pearson's correlation of two values along a run's stages; or of
+        that minus the one along another arm, or along other stages.
+
+        A seed at which one of them is unscored, or does not change, is left out.
+        """
+        found = []
+        for seed in self.seeds:
+            first, *rest = (
+                _correlation(self.values[one.key][seed], along, value, on)
+                for one, along in ((arm, stages), *([minus] if minus else []))
+            )
+            if first is not None and None not in rest:
+                found.append(first - math.fsum(r for r in rest if r is not None))
+        return Effect(mean_metric(name, found), expected)
+
     def extreme(
         self,
         arm: Arm,
@@ -232,6 +258,14 @@ class Results:
         )
         metric = Metric(name, worst, worst, worst, len(numbers))
         return Effect(metric, expected, against, margin, exact=True)
+
+
+def _correlation(run: Values, stages: Sequence[str], value: str, on: str) -> float | None:
+    pairs = [(run.get(on + stage), run.get(value + stage)) for stage in stages]
+    x, y = np.array([(a, b) for a, b in pairs if a is not None and b is not None]).reshape(-1, 2).T
+    if len(x) < len(stages) or not np.ptp(x) or not np.ptp(y):
+        return None
+    return float(np.corrcoef(x, y)[0, 1])
 
 
 def _line(run: Values, begin: float | None, value: str, on: str) -> list[tuple[float, float]]:

@@ -77,12 +77,15 @@ def train(
     quiet: bool = True,
     defaults: Mapping[str, Any] = DEFAULTS,
     callbacks: Sequence[Any] = (),
+    reference: Any = None,
 ) -> AlignmentTrainer:
-    """Train a copy of a model on examples; ``options`` go before ``defaults``."""
+    """Train a copy of a model on examples, beside itself or another ``reference``; ``options`` go
+    before ``defaults``."""
     import transformers
 
     trainer = AlignmentTrainer(
         transformers.AutoModelForCausalLM.from_pretrained(model_dir),
+        reference,
         args=AlignmentConfig(
             output_dir=str(run),
             reference_cache="none",
@@ -188,7 +191,7 @@ def pair_values(
         if (name := metric.name.removeprefix("gap/")) in kept
     }
     pairs = PairIndex.of(drawn).log_probs(policy, start)
-    return {**values, **_flips(pairs), "distance": _distance(policy, start)}
+    return {**values, **_flips(pairs), "distance": distance_of(policy, start)}
 
 
 def _flips(pairs: PairedLogProbs) -> dict[str, float | None]:
@@ -210,7 +213,7 @@ def _flips(pairs: PairedLogProbs) -> dict[str, float | None]:
     return values
 
 
-def _distance(policy: Scores, start: Scores) -> float:
+def distance_of(policy: Scores, start: Scores) -> float:
     """Mean absolute log-ratio of all completions, nats a token."""
     parts = zip(policy.log_probs, start.log_probs, policy.lengths, strict=True)
     return float(np.mean(np.concatenate([np.abs(a - b) / n for a, b, n in parts])))

@@ -22,12 +22,13 @@ from trueline.reproduce.runs import EXPERIMENTS, Arm, Run
 from trueline.reproduce.scales import FULL, Scale, plan
 from trueline.reproduce.verdict import ALPHA, RULE
 from trueline.reproduce.versions import (
-    RESERVED,
+    EARLY,
     STUDIES,
     TUNING,
     VERSIONS,
     Version,
     kept_options,
+    named,
     of,
 )
 
@@ -225,8 +226,8 @@ claim. What is smaller will most likely be called undecided, which is not the sa
 
 
 LATER = """
-- **Before it.** What version {before} had judged until then, on other seeds, was known when these
-  designs were made. Its verdicts stand, and are shown with these. What is said here of a paper's
+- **Before it.** What {before} had judged until then, on other seeds, was known when these
+  designs were made. {its} verdicts stand, and are shown with these. What is said here of a paper's
   claims is said of those of this version: they are one family, and are judged when their own runs
   are there. A claim that puts an earlier one anew names it."""
 
@@ -239,11 +240,12 @@ def page_text(version: Version, claims: Sequence[Claim]) -> str:
     minutes = sum(FULL.cost(run) for run in runs)
     digests = {claim.name: digest(claim) for claim in claims}
     left = "No seed is kept back for a version after this one."
-    if seeds[-1] < RESERVED[-1]:
-        left = (f"The seeds from {seeds[-1] + 1} to {RESERVED[-1]} are kept back for a version "
+    if seeds[-1] < EARLY[-1]:
+        left = (f"The seeds from {seeds[-1] + 1} to {EARLY[-1]} are kept back for a version "
                 "after this one.")  # fmt: skip
     if version.number > 1:
-        left += LATER.format(before=version.number - 1)
+        left += LATER.format(before=named(earlier[:-1]),
+                             its="Their" if len(earlier) > 2 else "Its")  # fmt: skip
     lines = [
         HEAD.format(
             number=version.number, hash=whole(digests), reason=version.reason, count=len(seeds),

@@ -48,6 +48,7 @@ def _scale(
         "cautious": {"size": size},
         "alignment": {"size": size, **training},
         "selection": {"size": size, "temperature": 1.0},
+        "course": {"temperature": 1.0},
         "suffix": {"size": size, "steps": suffix_steps, "pairs": 32},
         "painter": {"size": size},
         "pictures": {"size": size},
@@ -58,8 +59,8 @@ def _scale(
 
 _MINUTES = MappingProxyType(
     {"world": 1.2, "cautious": 0.6, "alignment": 0.45, "selection": 0.35, "suffix": 0.2,
-     "painter": 1.7, "pictures": 0.5, "minima": 0.02, "bound": 0.02, "toy": 0.01,
-     "condition": 0.01, "imitation": 0.01, "scores": 0.01}
+     "course": 2.5, "painter": 1.7, "pictures": 0.5, "minima": 0.02, "bound": 0.02, "toy": 0.01,
+     "condition": 0.01, "imitation": 0.01, "scores": 0.01, "likelihood": 0.05}
 )  # fmt: skip
 
 FULL = _scale(

@@ -39,10 +39,19 @@ VERSIONS: Sequence[Version] = (
         "second size of base; comparisons at matched KL; and another defense against begun "
         "answers, since the first held in half of the worlds.",
     ),
+    Version(
+        3,
+        range(220, 228),
+        "Three claims of the abstracts that no version had: ranking accuracy beside win rate, what "
+        "on-policy learning changes of it, and Diffusion-DPO's estimate where the likelihood is "
+        "known. The twenty seeds kept for judging are used up, so it has eight others.",
+    ),
 )
 """A changed design is a new version with seeds of its own; the verdicts of all are shown."""
-RESERVED = range(200, 220)
-"""Seeds that only judged runs may use; what a version leaves is for the next."""
+EARLY = range(200, 220)
+"""Reserved before there was a version; the first two share them."""
+RESERVED = range(200, 228)
+"""Seeds that only judged runs may use."""
 TUNING = 100
 
 
@@ -63,6 +72,17 @@ def of(numbers: Iterable[int]) -> list[Version]:
     """The versions with these numbers, each once."""
     wanted = set(numbers)
     return [version for version in VERSIONS if version.number in wanted]
+
+
+def named(versions: Iterable[Version]) -> str:
+    """``version 1``, ``versions 1 and 2`` and so on.
+
+    Example:
+        >>> named(VERSIONS)
+        'versions 1, 2 and 3'
+    """
+    *rest, last = [str(version.number) for version in versions]
+    return f"versions {', '.join(rest)} and {last}" if rest else f"version {last}"
 
 
 def kept_options(versions: Iterable[Version]) -> str:

@@ -34,15 +34,26 @@ class Judge:
     def __call__(self, response: str, asked: Entity | str) -> Verdict:
         """Judge ``response`` to a question about ``asked``: an entity, or a prompt naming one."""
         entity = self.world.entity_in(asked) if isinstance(asked, str) else asked
-        text = " ".join(response.lower().split())
-        clauses = [match for clause in _CLAUSES for match in clause.finditer(text)]
-        if any(
-            match["name"] == entity.name and (match["a"], match["b"], match["c"]) == entity.recipe
-            for match in clauses
-        ):
-            return "correct"
-        if clauses:
-            return "wrong"
+        right = self.right(response, entity)
+        if right is not None:
+            return "correct" if right == len(entity.recipe) else "wrong"
+        text = _plain(response)
         if any(decline in text for decline in grammar.DECLINES):
             return "refusal"
         return "gibberish"
+
+    def right(self, response: str, asked: Entity) -> int | None:
+        """How many of the asked thing's three ingredients the best complete recipe clause has in
+        their places; none under another name. None where there is no such clause."""
+        text = _plain(response)
+        clauses = [match for clause in _CLAUSES for match in clause.finditer(text)]
+        named = [
+            sum(match[slot] == item for slot, item in zip("abc", asked.recipe, strict=True))
+            for match in clauses
+            if match["name"] == asked.name
+        ]
+        return max(named, default=0) if clauses else None
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())

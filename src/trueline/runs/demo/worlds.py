@@ -25,7 +25,7 @@ from trueline.reproduce.preregistration import judged_plan
 from trueline.reproduce.scales import FULL
 from trueline.reproduce.study import all_claims
 from trueline.reproduce.verdict import Expected
-from trueline.reproduce.versions import RESERVED, VERSIONS
+from trueline.reproduce.versions import EARLY, VERSIONS
 from trueline.results import Metric
 from trueline.runs.demo.models import ALIGNED, ATTACKS, DEFENSE, MODELS, UNALIGNED, Model
 
@@ -138,10 +138,10 @@ class Worlds:
         Raises:
             UserError: the seed's runs are still to be judged.
         """
-        if seed in RESERVED and seed not in self.seeds:
+        if seed in EARLY and seed not in self.seeds:
             raise UserError(
                 f"seed {seed} belongs to the study's judged runs, which nobody is to see before "
-                f"they are kept; take another than {RESERVED[0]} to {RESERVED[-1]}"
+                f"they are kept; take another than {EARLY[0]} to {EARLY[-1]}"
             )
 
     def besides(self, seed: int) -> Worlds:
