@@ -44,6 +44,7 @@ from trueline.reproduce.instrument import separations
 from trueline.reproduce.kept import read_lines, results_in, write_lines
 from trueline.reproduce.language import PREFIX, train
 from trueline.reproduce.runs import Run, Values, experiment
+from trueline.reproduce.verdict import Effect
 from trueline.results import Metric
 from trueline.stats import mean_metric
 
@@ -108,12 +109,20 @@ class Contrast:
             parts = [one.get(self.value) for one in (values, *rest)]
             if None not in parts:
                 each.append(parts[0] - sum(parts[1:]))  # type: ignore[operator, arg-type]
-        return mean_metric(self.value, each, unit=self.unit)
+        return mean_metric(self.value, each, unit="rate" if self.value in RATES else self.unit)
+
+    def shown(self, metric: Metric) -> str:
+        """What of what, and how much."""
+        bound = f", {self.side} {self.against:.0%}?" if self.against else ""
+        number = str(metric) if len(self.arms) == 1 else Effect(metric, self.side).shown
+        return f"{self.value} of {' minus '.join(self.arms)}: {number}{bound}"
 
     def word(self, metric: Metric) -> str:
-        """Where the interval lies."""
+        """Where the interval lies; differences that are all the same decide nothing."""
         if metric.low is None or metric.high is None:
-            return "one seed"
+            return "one run"
+        if metric.low == metric.high:
+            return "undecided"
         sign = 1 if self.side == "above" else -1
         low, high = sorted(
             (sign * (metric.low - self.against), sign * (metric.high - self.against))
@@ -126,6 +135,8 @@ def _of_seed(found: dict[int, Values], seed: int) -> Values:
     return found.get(seed, found.get(0, {}) if set(found) == {0} else {})
 
 
+RATES = {"attack success", "over-refusal", "ranking accuracy", "short of idealized",
+         "rewarded right"}  # fmt: skip
 LN_D, ASKED, CHOSEN = "ln separation", "attack success", "chosen change"
 CONTRASTS = (
     *(Contrast("KLDO", f"{a.upper()} separates more than {b.upper()}", LN_D,
@@ -422,20 +433,22 @@ def table(path: Path = KEPT) -> str:
         cells = []
         for name in SHOWN:
             each = [v for values in seeds.values() if (v := values.get(name)) is not None]
-            cells.append(f"{fmean(each):.3g}" if each else "")
+            form = ".1%" if name in RATES else ".3g"
+            cells.append(format(fmean(each), form) if each else "")
         lines.append(f"| {arm} | {len(seeds)} | " + " | ".join(cells) + " |")
     lines += ["", "| Paper | It says | Measured | Over seeds |", "|---|---|---|---|"]
     for one in CONTRASTS:
         metric = one.of(found)
         if metric.value is not None:
-            bound = f", {one.side} {one.against:g}?" if one.against else ""
-            what = f"{one.value} of {' minus '.join(one.arms)}: {metric}{bound}"
-            lines.append(f"| {one.paper} | {one.says} | {what} | {one.word(metric)} |")
+            told = f"{one.shown(metric)} | {one.word(metric)}"
+            lines.append(f"| {one.paper} | {one.says} | {told} |")
     return "\n".join(lines)
 
 
 PAGE = """\
-## On real text
+# On real text
+
+Written by `python tools/paper_claims.py` from kept results; do not edit by hand.
 
 SmolLM2-135M-Instruct, all weights, {steps} steps of {batch} prompts in bf16; the KLDO paper's own
 rows, and for the last four arms HH-RLHF's (`python studies/real_text.py`). AdvBench and XSTest are
@@ -447,13 +460,49 @@ little: read the signs, and which measures move at all.
 """
 
 
+def done() -> int:
+    """Arms that are kept at three seeds; the base, of which there is one run, is not counted."""
+    return sum(len(seeds) >= 3 for arm, seeds in found_in().items() if arm != BASE)
+
+
 def page() -> str:
-    """The section of the study's page; empty while nothing is kept."""
+    """The page of what is kept."""
+    return PAGE.format(**BUDGET, done=done(), all=len(ARMS) - 1) + f"\n{table()}\n"
+
+
+SHORT = """\
+## On real text
+
+The papers' main contrasts on SmolLM2-135M-Instruct, {done} of {all} arms at three seeds; not
+corrected for their number, and three seeds of a small model decide little. Of {count} contrasts
+{words} ([all of them](real-text.md)).
+"""
+
+
+def short() -> str:
+    """The section of the study's page: which contrasts were decided, and how."""
     found = found_in()
-    if not found:
-        return ""
-    done = sum(len(seeds) >= 3 for arm, seeds in found.items() if arm != BASE)
-    return PAGE.format(**BUDGET, done=done, all=len(ARMS) - 1) + f"\n{table()}\n"
+    by: dict[str, list[Contrast]] = {}
+    for one in CONTRASTS:
+        metric = one.of(found)
+        if metric.value is not None:
+            by.setdefault(one.word(metric), []).append(one)
+    count = sum(map(len, by.values()))
+    words = ", ".join(f"{len(own)} {_came(word)}" for word, own in sorted(by.items()))
+    lines = [SHORT.format(done=done(), all=len(ARMS) - 1, count=count, words=words)]
+    for word in ("as said", "the other way"):
+        told: dict[str, list[str]] = {}
+        for one in by.get(word, ()):
+            told.setdefault(one.paper, []).append(one.says)
+        if told:
+            lines += [f"**{word.capitalize()}:**", ""]
+            lines += [f"- {paper}: {'; '.join(says)}." for paper, says in told.items()]
+            lines.append("")
+    return "\n".join(lines)
+
+
+def _came(word: str) -> str:
+    return {"undecided": "stayed undecided", "one run": "rest on one run"}.get(word, f"came {word}")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from trueline.config import (
 from trueline.objectives import OBJECTIVES
 from trueline.reproduce.claim import OWN, PAPERS
 from trueline.reproduce.claims.abstracts import ASSERTED, BEYOND, STATES
+from trueline.reproduce.scales import FAST
 from trueline.reproduce.study import choose
 
 ROOT = Path(__file__).parents[1]
@@ -154,6 +155,12 @@ def test_the_measured_page_tells_every_claim_of_the_abstracts_and_its_history():
         assert row.state in STATES
         assert bool(row.by) == (row.state != "absent")
         assert row.how.endswith(".")
+
+
+def test_the_fast_scales_seeds_are_told_as_they_are():
+    number = {2: "two", 3: "three"}[FAST.seeds]
+    assert f"\n{number} seeds each" in (DOCS / "papers" / "index.md").read_text("utf-8")
+    assert f"all, {number} seeds" in (DOCS / "reproduction.md").read_text("utf-8")
 
 
 def test_paper_pages_state_the_claims_that_are_measured():

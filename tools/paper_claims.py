@@ -10,11 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib import import_module
 from pathlib import Path
-from runpy import run_path
 from statistics import fmean
+from types import ModuleType
 
 from trueline.reproduce.kept import key_of, read_lines, write_lines
 from trueline.reproduce.outcomes import Outcome
@@ -34,6 +36,13 @@ COMMAND = re.compile(r"^trueline reproduce ([A-Za-z][\w-]*)$", re.MULTILINE)
 def study() -> Study:
     """The judged study, as far as its runs are kept."""
     return from_kept(all_claims(), as_written(all_claims()))
+
+
+@cache
+def real_text() -> ModuleType:
+    """The papers' contrasts on a real model, as far as its runs are kept."""
+    sys.path.append(str(STUDIES))
+    return import_module("real_text")
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -56,12 +65,14 @@ def written(page: str) -> str:
     return TABLE.sub(lambda _: table(own), page)
 
 
+@cache
 def pages() -> dict[Path, str]:
     """Every page that the study writes, as it should be."""
     papers = {path: written(path.read_text("utf-8")) for path in (DOCS / "papers").glob("*.md")}
     whole = {"reproduction.md": markdown(study()), "study.md": three_minutes(study())}
-    for name, more in (("reproduction.md", instrument()), ("study.md", real_text())):
+    for name, more in (("reproduction.md", instrument()), ("study.md", real_text().short())):
         whole[name] = f"{whole[name].rstrip()}\n\n{more}"
+    whole["real-text.md"] = real_text().page()
     return papers | {DOCS / name: text.rstrip() + "\n" for name, text in whole.items()}
 
 
@@ -140,12 +151,6 @@ def rooms() -> list[str]:
 def _mean(runs: Sequence[Mapping[str, float | None]], name: str, form: str) -> str:
     found = [value for run in runs if (value := run.get(name)) is not None]
     return format(fmean(found), form) if found else ""
-
-
-@cache
-def real_text() -> str:
-    """The papers' contrasts on a real model, as far as its runs are kept."""
-    return str(run_path(str(ROOT / "studies" / "real_text.py"))["page"]())
 
 
 def keep(folder: Path, studies: Path = STUDIES) -> None:

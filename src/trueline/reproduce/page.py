@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from trueline.report import Facts, Report, Section, Table, Text, render_report
 from trueline.report.blocks import Block, Cell
-from trueline.reproduce.claim import CLAIMS, PAPERS
+from trueline.reproduce.claim import CLAIMS, OWN, PAPERS
 from trueline.reproduce.claims.abstracts import BEFORE, HISTORY, asserted_table
 from trueline.reproduce.outcomes import Outcome
 from trueline.reproduce.study import Study
 from trueline.reproduce.verdict import RULE
-from trueline.reproduce.versions import kept_options, of
+from trueline.reproduce.versions import kept_options, named, of
 from trueline.results import Metric
 
 AGAIN = """\
@@ -233,70 +234,109 @@ THREE_MINUTES = """\
 Written by `python tools/paper_claims.py` from kept results; do not edit by hand.
 
 Seven papers on alignment claim things. Trueline measures {count} such claims in a sandbox: an
-invented world whose truth is known, a model of four layers that has read about it, and pictures of
-8 by 8. That is small. It can show that something happens, and why; it cannot show that it happens
-in a model of seven billion parameters. What is exact is mathematics, and holds anywhere.
+invented world whose truth is known, a model of four layers that has read about it, pictures of 8 by
+8. That can show that something happens, and why; it cannot show that it happens in a model of seven
+billion parameters. What is exact is mathematics, and holds anywhere.
 
-**Can you believe it?** Each design was written down and committed before its runs
-({pages}), the runs are on {seeds} that nobody had looked at, a paper is
-judged once when all of its runs are there, and its claims are corrected together. Each run's
-numbers are in the repository, so that this page can be computed again. How often the
-rule decides where nothing is, and whether it finds what is planted, is
-[simulated](reproduction.md#is-it-an-instrument). An earlier page had none of that; its verdicts
-stand beside the new ones
-([how it came about](reproduction.md#how-this-page-came-about)).{later}
-
-**Where it stands.** {summary} "Before" is the earlier page's verdict, on five seeds by an older
-design and rule. Results so far: {measured} of {planned} registered runs.
+**Can you believe it?** Each design was committed before its runs ({pages}). The runs are on
+{seeds} that nobody had looked at. A paper is judged once, its claims corrected together. Each run's
+numbers are in the repository, and this page is computed from them: {measured} of {planned}
+registered runs. How often the rule decides where nothing is, and whether it finds what is planted,
+is [simulated](reproduction.md#is-it-an-instrument). An earlier page had none of that, and other
+verdicts: [how this one came about](reproduction.md#how-this-page-came-about).{later}
 """
 
 
 LATER = """ Claims
-of version {number} were registered later, when what had been judged until then was known, and are
-judged on seeds of their own. Earlier verdicts stand; where a claim puts an earlier one anew, both
-verdicts are shown."""
+of {versions} were registered later, when what had been judged until then was known, and are judged
+on seeds of their own; where one puts an earlier one anew, both verdicts are shown."""
+
+KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        "exact": "Holds, as mathematics",
+        "supported": "Seen here",
+        "not supported": "The contrary was seen here",
+        "undecided": "Neither shown nor refuted",
+        "not measured": "Not judged yet",
+    }
+)
+"""What verdicts come to."""
 
 
 def three_minutes(study: Study) -> str:
-    """The study on one page, for who has no more time."""
+    """The study on one page, for who has no more time: what was decided, in words, and the names
+    of what was not."""
     versions = of(outcome.claim.version for outcome in study.outcomes)
+    later = [version for version in versions if version.number > 1]
     text = THREE_MINUTES.format(
         count=sum(not outcome.claim.revises for outcome in study.outcomes),
         pages=", ".join(f"`studies/{version.file}`" for version in versions),
         seeds=drawn(study),
-        later="".join(LATER.format(number=v.number) for v in versions if v.number > 1),
-        summary=summary(study),
+        later=LATER.format(versions=named(later)) if later else "",
         **study.facts["runs"],
     )
-    lines = [text]
-    for paper in PAPERS:
-        own = [one for one in study.outcomes if one.claim.paper == paper]
-        if not own:
-            continue
-        lines += [f"## {paper}", "", "| Claim | Verdict | Before | Seen |", "|---|---|---|---|"]
-        for one in own:
-            seen = "; ".join(f"{e.metric.name}: {e.shown}" for e in one.effects[:2])
-            more = f"; and {len(one.effects) - 2} more" if len(one.effects) > 2 else ""
-            verdict = verdicts(one, study.outcomes, unjudged="not judged yet")
-            before = BEFORE.get(one.claim.name, "")
-            lines.append(f"| {one.claim.statement} | {verdict} | {before} | {seen}{more} |")
-        lines += ["", believed(own), ""]
+    papers = {
+        paper: own
+        for paper in PAPERS
+        if (own := [one for one in study.outcomes if one.claim.paper == paper])
+    }
+    words = ("supported", "not supported", "undecided", "not measured")
+    lines = [text, "| Paper | " + " | ".join(map(str.capitalize, words)) + " |",
+             "|---" * (len(words) + 1) + "|"]  # fmt: skip
+    for paper, own in papers.items():
+        counts = [sum(one.verdict == word for one in own) for word in words]
+        cells = " | ".join(str(count or "") for count in counts)
+        lines.append(f"| [{paper}]({_page_of(paper)}) | {cells} |")
+    lines += ["", "Each claim with its effects and their intervals: [Measured](reproduction.md).",
+              ""]  # fmt: skip
+    for paper, own in papers.items():
+        lines += [f"## {paper}", ""]
+        for kind, found in _by_kind(own).items():
+            if kind in ("undecided", "not measured"):
+                told = [_named(one, study.outcomes) for one in found]
+                lines += [f"**{KINDS[kind]}:** {', '.join(told)}.", ""]
+            else:
+                lines += [f"**{KINDS[kind]}:**", ""]
+                lines += [f"- {_stated(one, study.outcomes)}" for one in found]
+                lines.append("")
     return "\n".join(lines)
+
+
+def _page_of(paper: str) -> str:
+    return "papers/index.md#beyond-the-papers" if paper == OWN else f"papers/{paper.lower()}.md"
+
+
+def _named(one: Outcome, every: Sequence[Outcome]) -> str:
+    return f"`{one.claim.name}`{_again(one, every)}"
+
+
+def _stated(one: Outcome, every: Sequence[Outcome]) -> str:
+    return f"{one.claim.statement}{_again(one, every)}"
+
+
+def _again(one: Outcome, every: Sequence[Outcome]) -> str:
+    """Both verdicts of a claim that puts another anew; the version of any other later one."""
+    return f" ({verdicts(one, every)})" if one.claim.revises else _version(one)
+
+
+def _by_kind(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
+    """Claims by what their verdicts come to, in the order of :data:`KINDS`."""
+    by: dict[str, list[Outcome]] = {kind: [] for kind in KINDS}
+    for one in outcomes:
+        exact = one.claim.arithmetic and one.verdict == "supported"
+        by["exact" if exact else one.verdict].append(one)
+    return {kind: found for kind, found in by.items() if found}
 
 
 def believed(outcomes: Sequence[Outcome]) -> str:
     """What to believe of a paper's claims now, in words that follow from their verdicts."""
-    by: dict[str, list[str]] = {}
-    for one in outcomes:
-        kind = "exact" if one.claim.arithmetic and one.verdict == "supported" else one.verdict
-        later = f" (version {one.claim.version})" if one.claim.version > 1 else ""
-        by.setdefault(kind, []).append(f"`{one.claim.name}`{later}")
-    said = {
-        "exact": "Holds, as mathematics: {}.",
-        "supported": "Seen here: {}.",
-        "not supported": "The contrary was seen here: {}; each says why it might be so.",
-        "undecided": "Neither shown nor refuted: {}.",
-        "not measured": "Not judged yet: {}.",
-    }
-    words = [text.format(", ".join(by[kind])) for kind, text in said.items() if kind in by]
-    return "**What we believe now.** " + " ".join(words)
+    why = {"not supported": "; each says why it might be so"}
+    told = []
+    for kind, found in _by_kind(outcomes).items():
+        names = (f"`{one.claim.name}`{_version(one)}" for one in found)
+        told.append(f"{KINDS[kind]}: {', '.join(names)}{why.get(kind, '')}.")
+    return "**What we believe now.** " + " ".join(told)
+
+
+def _version(one: Outcome) -> str:
+    return f" (version {one.claim.version})" if one.claim.version > 1 else ""

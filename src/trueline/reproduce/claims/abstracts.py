@@ -100,8 +100,8 @@ ASSERTED: Sequence[Asserted] = (
     *_rows(
         "Ranking",
         ("Preference-tuned models rank under 60% of pairs right.", "absent", "",
-         "No registered claim: one small chat model on human labels, before and after DPO, is in "
-         "the study's section on real text. The paper has 7B models."),
+         "No registered claim: one small chat model on human labels, before and after DPO, is on "
+         "the page on real text. The paper has 7B models."),
         ("The accuracy of a perfect optimum of DPO or RLHF can be computed.", "measured",
          "observed-under-idealized", "It is one side of that claim."),
         ("Real models stay far below it: an alignment gap.", "weakened",

@@ -63,7 +63,7 @@ def course(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     values, policy, start = staged(gauge(base), round_after(0)), base, sandbox.model_dir
     for count in range(1, given["rounds"] + 1):
         examples = (
-            rng.sample(pairs, PAIRS)
+            rng.sample(pairs, min(PAIRS, len(pairs)))
             if pairs is not None
             else own_pairs(sandbox, policy, tokenizer, rng, given["temperature"], count)
         )
