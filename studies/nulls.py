@@ -40,6 +40,9 @@ NULLS = (
     (2, 8, "normal", 2.0),
     (2, 8, "heavy tails (t, 3 degrees)", 0.0),
     (2, 8, "skewed (exponential)", 0.0),
+    (3, 8, "normal", 0.0),
+    (3, 8, "heavy tails (t, 3 degrees)", 0.0),
+    (3, 8, "skewed (exponential)", 0.0),
 )
 """Version, whose families they are; seeds, world, and how much a data set moves its arms by itself.
 """
@@ -127,9 +130,14 @@ def write(places: Sequence[str]) -> None:
         deciding = families(version, seeds, world, confounded, FAMILIES)
         kept[place] = {"seeds": seeds, "world": world, "confounded": confounded,
                        "deciding": deciding}  # fmt: skip
-    facts = {"seed": SEED, "families": FAMILIES, "tables": dict(sorted(kept.items()))}
+    facts = {"seed": SEED, "families": FAMILIES, "tables": dict(sorted(kept.items(), key=_place))}
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+
+
+def _place(table: tuple[str, object]) -> tuple[bool, int]:
+    name, _ = table
+    return name == PLANTED, 0 if name == PLANTED else int(name)
 
 
 def planted(count: int = 100, seeds: int = 12) -> list[dict[str, object]]:

@@ -112,7 +112,7 @@ def instrument() -> str:
     for name, one in found["tables"].items():
         if name != "planted":
             rates = list(one["deciding"].values())
-            later = ", version 2" if any("version 2" in key for key in one["deciding"]) else ""
+            later = next(iter(re.findall(r", version \d", next(iter(one["deciding"])))), "")
             moved = f"{one['confounded']:g} deviations"
             nulls.append(f"| {one['seeds']}{later} | {one['world']} | {moved} "
                          f"| {max(rates):.1%} | {fmean(rates):.1%} |")  # fmt: skip
