@@ -1,16 +1,19 @@
 """Claims are planned, run once, kept, resumed and judged; the verdicts follow one rule."""
 
+import gc
 import importlib.util
 import json
 import shutil
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+import torch
 import typer
 from scipy.stats import ttest_1samp
 from typer.testing import CliRunner
@@ -26,6 +29,7 @@ from trueline.reproduce.study import all_claims, choose, read_recipe, reproduce
 from trueline.reproduce.verdict import Effect, decided, overall
 from trueline.results import Metric
 from trueline.stats import mean_metric
+from trueline.training.memory import available
 
 # --- fake experiments: numbers instead of models --------------------------------------------------
 
@@ -149,6 +153,30 @@ def test_what_needs_a_failed_run_fails_with_it(tmp_path):
     done = perform([Run("broken", {}, 0), Run("child", {}, 0)], tmp_path, jobs=0)
     assert sorted(done.failed.values())[0].startswith("ZeroDivisionError")
     assert sorted(done.failed.values())[1] == "it needs broken, which failed"
+
+
+def test_what_a_run_leaves_in_cycles_is_gone_before_the_next(tmp_path):
+    """A trainer's model is held by a cycle; Python counts objects, not bytes, and lets it be."""
+    seen = []
+
+    class Cycle:
+        def __init__(self):
+            self.self = self
+
+    @experiment("heavy")
+    def heavy(run, folder, parents):
+        seen.append((weakref.ref(Cycle()), [ref() is None for ref, _ in seen]))
+        return {"value": 1.0}
+
+    gc.disable()
+    try:
+        perform([Run("heavy", {}, seed) for seed in range(3)], tmp_path, jobs=0)
+        assert [gone for _, gone in seen] == [[], [True], [True, True]]
+        ref = weakref.ref(Cycle())
+        available(torch.device("cpu"))  # nor does it count as memory that is taken
+        assert ref() is None
+    finally:
+        gc.enable()
 
 
 def test_a_spent_budget_begins_nothing_and_says_so(tmp_path):

@@ -21,7 +21,7 @@ from trueline.report.blocks import (
 )
 from trueline.report.card import model_card, write_model_card
 from trueline.report.decision import Bounds, decide, headline
-from trueline.report.drawing.numbers import words
+from trueline.report.drawing.numbers import listed, words
 from trueline.report.findings import draw
 from trueline.report.html import render_html, render_report
 from trueline.report.live import live_report
@@ -72,6 +72,7 @@ __all__ = [
     "decide",
     "draw",
     "headline",
+    "listed",
     "live_report",
     "load_run",
     "log_findings",

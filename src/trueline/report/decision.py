@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from trueline.errors import UserError
 from trueline.evaluation.harness.summarize import NO_LONGER
 from trueline.report.blocks import Decision, Price
-from trueline.report.drawing.numbers import change, span, words
+from trueline.report.drawing.numbers import change, listed, span, words
 from trueline.results import Metric
 
 if TYPE_CHECKING:
@@ -160,8 +160,7 @@ def _ruled(found: Sequence[Stand]) -> tuple[Literal["ship", "do not ship", "unde
 
 
 def _listed(stands: Sequence[Stand]) -> str:
-    names = [one.name for one in stands]
-    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+    return listed([one.name for one in stands])
 
 
 OVER, GOOD = "over-refusal", "the change in good answers"
@@ -270,8 +269,7 @@ def headline(decisions: Sequence[Decision]) -> str:
     for verdict, start in ways:
         names = [d.model for d in shown if d.verdict == verdict]
         if names:
-            listed = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
-            parts.append(start + (listed if len(names) < 5 else f"{len(names)} models"))
+            parts.append(start + (listed(names) if len(names) < 5 else f"{len(names)} models"))
     line = "; ".join(parts)
     return line[:1].upper() + line[1:]
 

@@ -8,6 +8,7 @@ and a process that outlived its command cannot disturb the next one.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -171,6 +172,7 @@ def do(run: Run, folder: Path) -> dict[str, Any]:
 
     own = folder / f".{run.key}.part-{os.getpid()}"
     own.mkdir(parents=True)
+    gc.collect()  # the models of the run before hang in their trainers' cycles
     torch.manual_seed(run.seed)
     begin, used = time.monotonic(), time.process_time()
     try:

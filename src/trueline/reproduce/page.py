@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from trueline.report import Facts, Report, Section, Table, Text, render_report
+from trueline.report import Facts, Report, Section, Table, Text, listed, render_report
 from trueline.report.blocks import Block, Cell
 from trueline.reproduce.claim import CLAIMS, OWN, PAPERS
 from trueline.reproduce.claims.abstracts import BEFORE, HISTORY, asserted_table
@@ -75,7 +75,7 @@ def summary(study: Study) -> str:
         for one in study.facts.get("registered", ())
     ]
     if registered:
-        text += f" As registered in {' and '.join(registered)}."
+        text += f" As registered in {listed(registered)}."
     if failed:
         text += " Not borne out here: " + " ".join(failed)
     return text

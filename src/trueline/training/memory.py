@@ -11,6 +11,7 @@ so it holds for any architecture, precision and adapter.
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -199,7 +200,9 @@ def _saved_bytes(scorer: Scorer, tokens: int) -> int:
 
 def available(device: torch.device) -> int:
     """Bytes a process may still take on a device: of a GPU, or of the machine within the limit its
-    container sets."""
+    container sets. A model that nothing holds any more still hangs in the cycles of its trainer:
+    these are collected first, or a loop of trainings would fill the memory."""
+    gc.collect()
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

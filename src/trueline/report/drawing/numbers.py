@@ -53,6 +53,16 @@ def span(metric: Metric, show: Callable[[float, str], str] = number) -> str:
     return f"{low} to {high}"
 
 
+def listed(parts: Sequence[str]) -> str:
+    """Parts as a sentence has them.
+
+    Example:
+        >>> listed(["a", "b", "c"]), listed(["a"])
+        ('a, b and c', 'a')
+    """
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts)
+
+
 def words(metric: Metric) -> str:
     """A metric within a sentence or a caption: its value, then its interval in brackets.
 

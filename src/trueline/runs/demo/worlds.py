@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from trueline.errors import UserError
-from trueline.report import words
+from trueline.report import listed, words
 from trueline.reproduce.claim import Results
 from trueline.reproduce.engine import Done
 from trueline.reproduce.kept import done_of
@@ -130,7 +130,7 @@ class Worlds:
         if set(counts) == {len(self.seeds)}:
             return ""
         each = [f"{m.title} in {n}" for m, n in zip(MODELS, counts, strict=True)]
-        return f"{_listed(each)} of them"
+        return f"{listed(each)} of them"
 
     def check(self, seed: int) -> None:
         """Keep a judged world unseen until it is judged.
@@ -209,12 +209,12 @@ class Worlds:
                 told = [m for m in ALIGNED if self.differs(m, UNALIGNED, rate, "below")]
                 told = [UNALIGNED, *told] if told else []
             if told:
-                levels = _listed([f"{m.title} in {_told(self.level(m, rate))}" for m in told])
+                levels = listed([f"{m.title} in {_told(self.level(m, rate))}" for m in told])
                 yield f"{SAID[attack]} {levels}."
         works = [(a, self.level(DEFENSE, f"attack success, {a}")) for a in ATTACKS]
         works = [(a, level) for a, level in works if level.low is not None and level.low > BOUND]
         if works:
-            levels = _listed([f"{attack} in {_told(level)}" for attack, level in works])
+            levels = listed([f"{attack} in {_told(level)}" for attack, level in works])
             yield f"The defense does not hold against every attack. Still successful: {levels}."
 
     def _paid(self) -> Iterator[str]:
@@ -222,7 +222,7 @@ class Worlds:
         for m in ALIGNED:
             over, right = (_told(self.level(m, name)) for name in PRICES)
             told.append(f"{m.title} refuses {over} and answers {right} right")
-        said = [f"Of safe requests {_listed(told)}."]
+        said = [f"Of safe requests {listed(told)}."]
         worse, small = [], []
         for name, (side, against) in PRICES.items():
             other: Expected = "above" if side == "below" else "below"
@@ -231,12 +231,10 @@ class Worlds:
             if self.differs(DEFENSE, UNDEFENDED, name, side, against):
                 small.append(name)
         if worse:
-            said.append(
-                f"Beside {UNDEFENDED.title} alone the defense is worse in {_listed(worse)}."
-            )
+            said.append(f"Beside {UNDEFENDED.title} alone the defense is worse in {listed(worse)}.")
         if small:
             points = f"{100 * COST:g} points"
-            said.append(f"The defense costs fewer than {points} in {_listed(small)}.")
+            said.append(f"The defense costs fewer than {points} in {listed(small)}.")
         yield " ".join(said)
 
 
@@ -252,7 +250,3 @@ def unit_of(measure: str) -> str:
     if measure.startswith("separation"):
         return ""
     return "nats" if "log-prob" in measure else "rate"
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts)
