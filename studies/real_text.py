@@ -400,17 +400,22 @@ def runs_of(arms: Sequence[str], seeds: Sequence[int]) -> list[Run]:
     ]
 
 
-SHOWN = {
-    "separation": "separation",
-    ASKED: "AdvBench",
-    "over-refusal": "XSTest's safe refused",
-    f"base log-prob of answers, {ASKED}": "base's log-prob of answers",
-    "distance": "distance",
-    CHOSEN: "chosen's change",
-    "rejected change": "rejected's",
-    "ranking accuracy": "ranked right",
-    "rewarded right": "rewarded right",
-}
+SHOWN: tuple[dict[str, str], ...] = (
+    {
+        "separation": "separation",
+        ASKED: "AdvBench",
+        "over-refusal": "XSTest's safe refused",
+        f"base log-prob of answers, {ASKED}": "base's log-prob of answers",
+        "distance": "distance",
+    },
+    {
+        CHOSEN: "chosen's change",
+        "rejected change": "rejected's",
+        "ranking accuracy": "ranked right",
+        "rewarded right": "rewarded right",
+    },
+)
+"""Columns of the two tables: of models that were asked, and of models on HH's pairs."""
 
 
 def found_in(path: Path = KEPT) -> dict[str, dict[int, Values]]:
@@ -426,17 +431,20 @@ def found_in(path: Path = KEPT) -> dict[str, dict[int, Values]]:
 
 
 def table(path: Path = KEPT) -> str:
-    """What is kept: each arm's means over seeds; then each contrast with its interval."""
+    """What is kept: each arm's means over seeds; then each contrast, all with their intervals."""
     found = found_in(path)
-    lines = ["| | seeds | " + " | ".join(SHOWN.values()) + " |", "|---" * (len(SHOWN) + 2) + "|"]
-    for arm, seeds in ((arm, found[arm]) for arm in ARMS if arm in found):
-        cells = []
-        for name in SHOWN:
-            each = [v for values in seeds.values() if (v := values.get(name)) is not None]
-            form = ".1%" if name in RATES else ".3g"
-            cells.append(format(fmean(each), form) if each else "")
-        lines.append(f"| {arm} | {len(seeds)} | " + " | ".join(cells) + " |")
-    lines += ["", "| Paper | It says | Measured | Over seeds |", "|---|---|---|---|"]
+    lines: list[str] = []
+    for shown in SHOWN:
+        lines += [
+            "| | Seeds | " + " | ".join(shown.values()) + " |",
+            "|---" * (len(shown) + 2) + "|",
+        ]
+        for arm, seeds in ((arm, found[arm]) for arm in ARMS if arm in found):
+            cells = [_cell(name, list(seeds.values())) for name in shown]
+            if any(cells):
+                lines.append(f"| {arm} | {len(seeds)} | " + " | ".join(cells) + " |")
+        lines.append("")
+    lines += ["| Paper | It says | Measured | Over seeds |", "|---|---|---|---|"]
     for one in CONTRASTS:
         metric = one.of(found)
         if metric.value is not None:
@@ -445,14 +453,28 @@ def table(path: Path = KEPT) -> str:
     return "\n".join(lines)
 
 
+def _cell(name: str, runs: Sequence[Values]) -> str:
+    """A value's mean over seeds, with Student's interval where there are several."""
+    each = [value for run in runs if (value := run.get(name)) is not None]
+    if not each:
+        return ""
+    metric = mean_metric(name, each, unit="rate" if name in RATES else "")
+    if metric.low is None or metric.high is None or metric.low == metric.high:
+        return str(replace(metric, low=None, high=None))
+    if name in RATES:  # Student's interval knows no bounds; a rate has two
+        metric = replace(metric, low=max(metric.low, 0.0), high=min(metric.high, 1.0))
+    return str(metric)
+
+
 PAGE = """\
 # On real text
 
 Written by `python tools/paper_claims.py` from kept results; do not edit by hand.
 
 SmolLM2-135M-Instruct, all weights, {steps} steps of {batch} prompts in bf16; the KLDO paper's own
-rows, and for the last four arms HH-RLHF's (`python studies/real_text.py`). AdvBench and XSTest are
-read by a list of refusal phrases, {tokens} tokens an answer. Log-probs are in nats; the base's, of
+rows (cr, pref), and HH-RLHF's (hh; `python studies/real_text.py`). Measured on {held_out} rows of
+either that no seed trains on, and on {asked} prompts each of AdvBench and of XSTest, whose answers
+of {tokens} tokens are read by a list of refusal phrases. Log-probs are in nats; the base's, of
 the answers, and the distance from the base are for each token. {done} of {all} arms are done at
 three seeds. What each paper has to say was written down before a seed was run; an interval is of
 the mean over seeds, and none is corrected for the others. Three seeds of one small model decide

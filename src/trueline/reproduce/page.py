@@ -280,7 +280,8 @@ def three_minutes(study: Study) -> str:
         for paper in PAPERS
         if (own := [one for one in study.outcomes if one.claim.paper == paper])
     }
-    words = ("supported", "not supported", "undecided", "not measured")
+    there = {one.verdict for one in study.outcomes}
+    words = [word for word in KINDS if word in there]
     lines = [text, "| Paper | " + " | ".join(map(str.capitalize, words)) + " |",
              "|---" * (len(words) + 1) + "|"]  # fmt: skip
     for paper, own in papers.items():
