@@ -153,7 +153,7 @@ def test_the_measured_page_tells_every_claim_of_the_abstracts_and_its_history():
     assert named | set(BEYOND) == {claim.name for claim in choose([])}
     for row in ASSERTED:
         assert row.state in STATES
-        assert bool(row.by) == (row.state != "absent")
+        assert bool(row.by) == (row.state in ("measured", "weakened"))
         assert row.how.endswith(".")
 
 

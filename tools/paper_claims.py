@@ -95,7 +95,13 @@ gives recipes away and its aligned model does not always refuse. "Noise" is the 
 ln separation over its splits of the prompts.
 
 {rooms}
+
+**How long does it take?** {fast}
 """
+FAST = """\
+`trueline reproduce --fast --jobs {jobs}` from an empty cache, on two processor threads with nothing
+else to do: {minutes:.0f} minutes by the clock, {processor_minutes:.0f} of processor time, for
+{runs} runs (`python studies/fast.py`)."""
 SIZES = {"demo": "one kind of harm", "small": "the same, a smaller base", "wide": "four kinds"}
 DPO_ON_CR = {"objective": "dpo", "data": "compliance_refusal", "watched": True}
 SEEN = ("direct", "wrapped", "spelled", "many-shot", "prefilled", "gcg")
@@ -122,7 +128,9 @@ def instrument() -> str:
     plants += [f"| `{row['claim']}` | {row['size']:+g} | "
                + " | ".join(f"{row['verdicts'].get(word, 0):.0%}" for word in words) + " |"
                for row in rows]  # fmt: skip
+    fast = json.loads((STUDIES / "results" / "fast.json").read_text("utf-8"))
     return INSTRUMENT.format(
+        fast=FAST.format(**fast),
         families=found["families"], planted=max((row["seeds"] for row in rows), default=0),
         nulls="\n".join(nulls), plants="\n".join(plants), rooms="\n".join(rooms()),
     )  # fmt: skip
