@@ -39,6 +39,7 @@ from trueline.diagnostics.ranking.scores import Scores
 from trueline.evaluation.generation import generate
 from trueline.evaluation.judges.phrases import phrases
 from trueline.records import Completion, Example, Message
+from trueline.report import listed
 from trueline.reproduce.engine import perform
 from trueline.reproduce.instrument import separations
 from trueline.reproduce.kept import read_lines, results_in, write_lines
@@ -115,12 +116,14 @@ class Contrast:
         """What of what, and how much."""
         bound = f", {self.side} {self.against:.0%}?" if self.against else ""
         number = str(metric) if len(self.arms) == 1 else Effect(metric, self.side).shown
+        if metric.low is not None and metric.low == metric.high:
+            number = f"{number.partition(' [')[0]} at each seed"
         return f"{self.value} of {' minus '.join(self.arms)}: {number}{bound}"
 
     def word(self, metric: Metric) -> str:
         """Where the interval lies; differences that are all the same decide nothing."""
         if metric.low is None or metric.high is None:
-            return "one run"
+            return "of one run"
         if metric.low == metric.high:
             return "undecided"
         sign = 1 if self.side == "above" else -1
@@ -444,6 +447,10 @@ def table(path: Path = KEPT) -> str:
             if any(cells):
                 lines.append(f"| {arm} | {len(seeds)} | " + " | ".join(cells) + " |")
         lines.append("")
+    collapsed = [f"`{arm}`" for arm, seeds in found.items() if _refuses(list(seeds.values()))]
+    if collapsed:
+        lines += [f"Over half of the safe prompts are refused by {listed(collapsed)}. What such a "
+                  "model does when it is attacked tells nothing of its safety.", ""]  # fmt: skip
     lines += ["| Paper | It says | Measured | Over seeds |", "|---|---|---|---|"]
     for one in CONTRASTS:
         metric = one.of(found)
@@ -451,6 +458,11 @@ def table(path: Path = KEPT) -> str:
             told = f"{one.shown(metric)} | {one.word(metric)}"
             lines.append(f"| {one.paper} | {one.says} | {told} |")
     return "\n".join(lines)
+
+
+def _refuses(runs: Sequence[Values]) -> bool:
+    each = [value for run in runs if (value := run.get("over-refusal")) is not None]
+    return bool(each) and fmean(each) > 0.5
 
 
 def _cell(name: str, runs: Sequence[Values]) -> str:
@@ -496,7 +508,7 @@ SHORT = """\
 ## On real text
 
 The papers' main contrasts on SmolLM2-135M-Instruct, {done} of {all} arms at three seeds; not
-corrected for their number, and three seeds of a small model decide little. Of {count} contrasts
+corrected for their number, and three seeds of a small model decide little. Of {count} contrasts:
 {words} ([all of them](real-text.md)).
 """
 
@@ -510,21 +522,28 @@ def short() -> str:
         if metric.value is not None:
             by.setdefault(one.word(metric), []).append(one)
     count = sum(map(len, by.values()))
-    words = ", ".join(f"{len(own)} {_came(word)}" for word, own in sorted(by.items()))
+    words = ", ".join(f"{len(own)} {word}" for word, own in sorted(by.items()))
     lines = [SHORT.format(done=done(), all=len(ARMS) - 1, count=count, words=words)]
     for word in ("as said", "the other way"):
-        told: dict[str, list[str]] = {}
+        papers = {one.paper: [] for one in by.get(word, ())}
         for one in by.get(word, ()):
-            told.setdefault(one.paper, []).append(one.says)
-        if told:
+            papers[one.paper].append(one.says)
+        if papers:
             lines += [f"**{word.capitalize()}:**", ""]
-            lines += [f"- {paper}: {'; '.join(says)}." for paper, says in told.items()]
+            lines += [f"- {paper}: {_together(says)}." for paper, says in papers.items()]
             lines.append("")
     return "\n".join(lines)
 
 
-def _came(word: str) -> str:
-    return {"undecided": "stayed undecided", "one run": "rest on one run"}.get(word, f"came {word}")
+def _together(says: Sequence[str]) -> str:
+    """Sentences that differ in their objective alone become one."""
+    by: dict[str, list[str]] = {}
+    for text in says:
+        first, _, rest = text.partition(" ")
+        by.setdefault(rest if first.strip(":").isupper() else text, []).append(first.strip(":"))
+    return "; ".join(
+        rest if rest in says else f"{listed(names)}: {rest}" for rest, names in by.items()
+    )
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def test_the_bound_is_exact_with_its_own_weights_and_errs_with_diffusion_dpos(tm
         (Metric("x", -0.2, -0.3, -0.1), "the other way"),
         (Metric("x", 0.2, -0.1, 0.5), "undecided"),
         (Metric("x", 0.2, 0.2, 0.2), "undecided"),  # twice the very same difference
-        (Metric("x", 0.2), "one run"),
+        (Metric("x", 0.2), "of one run"),
     ],
 )
 def test_contrasts_on_real_text_are_read_off_their_intervals(metric, word, monkeypatch):
