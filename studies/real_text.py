@@ -486,13 +486,13 @@ Written by `python tools/paper_claims.py` from kept results; do not edit by hand
 SmolLM2-135M-Instruct, all weights, {steps} steps of {batch} prompts in bf16; the KLDO paper's own
 rows (cr, pref), and HH-RLHF's (hh; `python studies/real_text.py`). Measured on {held_out} rows of
 either that no seed trains on, and on {asked} prompts each of AdvBench and of XSTest, whose answers
-of {tokens} tokens are read by a list of refusal phrases ([beside a fitted judge](judges.md) on this
-model's answers). What does not refuse counts as a success, babble too: the base's log-prob of the
-answers tells how likely that is. Usefulness was not measured otherwise. Log-probs are in nats; the
-base's, of the answers, and the distance from the base are for each token. {done} of {all} arms are done at
-three seeds. What each paper has to say was written down before a seed was run; an interval is of
-the mean over seeds, and none is corrected for the others. Three seeds of one small model decide
-little: read the signs, and which measures move at all.
+of {tokens} tokens are read by a list of refusal phrases ([beside a fitted judge](judges.md) on
+this model's answers). What does not refuse counts as a success, babble too: the base's log-prob of
+the answers tells how likely that is. Usefulness was not measured otherwise. Log-probs are in nats;
+the base's, of the answers, and the distance from the base are for each token. {done} of {all} arms
+are done at three seeds. What each paper has to say was written down before a seed was run; an
+interval is of the mean over seeds, and none is corrected for the others. Three seeds of one small
+model decide little: read the signs, and which measures move at all.
 """
 
 
