@@ -32,8 +32,10 @@ from trueline.config import (
 from trueline.objectives import OBJECTIVES
 from trueline.reproduce.claim import OWN, PAPERS
 from trueline.reproduce.claims.abstracts import ASSERTED, BEYOND, STATES
+from trueline.reproduce.kept import rows_of
 from trueline.reproduce.scales import FAST
 from trueline.reproduce.study import choose
+from trueline.reproduce.versions import VERSIONS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -89,7 +91,7 @@ def test_the_demo_over_worlds_is_told_as_its_runs_are_kept():
     """`python tools/demo_figures.py` writes the package's figures, the pages and the picture."""
     from PIL import Image
 
-    kept = demo_figures.kept()
+    kept = rows_of(VERSIONS)
     worlds = demo_figures.Worlds.read()
     assert demo_figures.FILE.read_text("utf-8") == demo_figures.packed(demo_figures.gathered(kept))
     for page in demo_figures.PAGES:

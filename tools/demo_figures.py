@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from trueline.report import Report, Section, render_html
-from trueline.reproduce.kept import read_lines
-from trueline.reproduce.versions import STUDIES, VERSIONS
+from trueline.reproduce.kept import rows_of
+from trueline.reproduce.versions import VERSIONS
 from trueline.runs.demo.models import MODELS
 from trueline.runs.demo.story import worlds_chart
 from trueline.runs.demo.worlds import FILE, Worlds, gathered
@@ -100,12 +100,6 @@ def photograph(text: str, picture: Path = PICTURE) -> Path:
     return picture
 
 
-def kept() -> list[dict[str, Any]]:
-    """The lines of all versions."""
-    paths = [path for one in VERSIONS if (path := STUDIES / one.lines).exists()]
-    return [row for path in paths for row in read_lines(path)]
-
-
 def packed(value: dict[str, Any]) -> str:
     """The text of worlds.json: a line for each model's measure."""
     text = json.dumps(value, indent=1)
@@ -116,7 +110,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[0])
     parser.add_argument("--no-picture", action="store_true")
     given = parser.parse_args()
-    FILE.write_text(packed(gathered(kept())), "utf-8")
+    FILE.write_text(packed(gathered(rows_of(VERSIONS))), "utf-8")
     found = Worlds.read()
     for place in PAGES:
         place.write_text(written(place, found), "utf-8")

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import fmean
 from types import ModuleType
 
-from trueline.reproduce.kept import key_of, read_lines, write_lines
+from trueline.reproduce.kept import key_of, read_lines, rows_of, write_lines
 from trueline.reproduce.outcomes import Outcome
 from trueline.reproduce.page import believed, markdown, three_minutes, verdicts
 from trueline.reproduce.preregistration import as_written, judged_plan
@@ -99,9 +99,9 @@ ln separation over its splits of the prompts.
 **How long does it take?** {fast}
 """
 FAST = """\
-`trueline reproduce --fast --jobs {jobs}` from an empty cache, on two processor threads with nothing
-else to do: {minutes:.0f} minutes by the clock, {processor_minutes:.0f} of processor time, for
-{runs} runs (`python studies/fast.py`)."""
+`trueline reproduce --fast --jobs {jobs}` from an empty cache, once, on two processor threads:
+{minutes:.0f} minutes by the clock, {processor_minutes:.0f} of processor time, for {runs} runs
+(`python studies/fast.py`)."""
 SIZES = {"demo": "one kind of harm", "small": "the same, a smaller base", "wide": "four kinds"}
 DPO_ON_CR = {"objective": "dpo", "data": "compliance_refusal", "watched": True}
 SEEN = ("direct", "wrapped", "spelled", "many-shot", "prefilled", "gcg")
@@ -138,7 +138,7 @@ def instrument() -> str:
 
 def rooms() -> list[str]:
     """A line for each sort of world and model: how often attacks succeed, and the noise."""
-    kept = [row for version in VERSIONS for row in read_lines(STUDIES / version.lines)]
+    kept = rows_of(VERSIONS)
     lines = ["| World | Model | Seeds | " + " | ".join(SEEN) + " | right | noise |",
              "|---" * (len(SEEN) + 5) + "|"]  # fmt: skip
     for size, kind in SIZES.items():

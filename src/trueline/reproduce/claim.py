@@ -225,14 +225,12 @@ class Results:
 
         A seed at which one of them is unscored, or does not change, is left out.
         """
-        found = []
+        found, lines = [], [(arm, stages), *([minus] if minus else [])]
         for seed in self.seeds:
-            first, *rest = (
-                _correlation(self.values[one.key][seed], along, value, on)
-                for one, along in ((arm, stages), *([minus] if minus else []))
-            )
-            if first is not None and None not in rest:
-                found.append(first - math.fsum(r for r in rest if r is not None))
+            own = (_correlation(self.values[a.key][seed], along, value, on) for a, along in lines)
+            scored = [r for r in own if r is not None]
+            if len(scored) == len(lines):
+                found.append(scored[0] - sum(scored[1:]))
         return Effect(mean_metric(name, found), expected)
 
     def extreme(

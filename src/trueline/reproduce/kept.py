@@ -12,6 +12,7 @@ from trueline.errors import UserError
 from trueline.files import write_text
 from trueline.reproduce.engine import RESULT, Done
 from trueline.reproduce.runs import EXPERIMENTS, Run
+from trueline.reproduce.versions import STUDIES, Version
 
 FIELDS = ("experiment", "version", "options", "seed", "made", "seconds", "values")
 
@@ -63,6 +64,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         if not isinstance(row, dict) or not set(FIELDS) <= set(row):
             raise UserError(f"{path}: each line needs {', '.join(FIELDS)}")
     return rows
+
+
+def rows_of(versions: Iterable[Version], studies: Path = STUDIES) -> list[dict[str, Any]]:
+    """The kept lines of these versions, as far as there are any."""
+    paths = [path for version in versions if (path := studies / version.lines).exists()]
+    return [row for path in paths for row in read_lines(path)]
 
 
 def key_of(row: Mapping[str, Any]) -> str | None:

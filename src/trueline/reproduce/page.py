@@ -234,9 +234,9 @@ THREE_MINUTES = """\
 Written by `python tools/paper_claims.py` from kept results; do not edit by hand.
 
 Seven papers on alignment claim things. Trueline measures {count} such claims in a sandbox: an
-invented world whose truth is known, a model of four layers that has read about it, pictures of 8 by
-8. That can show that something happens, and why; it cannot show that it happens in a model of seven
-billion parameters. What is exact is mathematics, and holds anywhere.
+invented world whose truth is known, models of three or four layers that have read about it,
+pictures of 8 by 8. That can show that something happens, and why; it cannot show that it happens in
+a model of seven billion parameters. What is exact is mathematics, and holds anywhere.
 
 **Can you believe it?** Each design was committed before its runs ({pages}). The runs are on
 {seeds} that nobody had looked at. A paper is judged once, its claims corrected together. Each run's

@@ -13,7 +13,7 @@ from trueline.errors import UserError
 from trueline.files import write_json
 from trueline.reproduce.claim import CLAIMS, PAPERS, Claim
 from trueline.reproduce.engine import Done, Tell, perform
-from trueline.reproduce.kept import done_of, key_of, read_lines, results_in, write_lines
+from trueline.reproduce.kept import done_of, key_of, read_lines, results_in, rows_of, write_lines
 from trueline.reproduce.outcomes import Outcome, corrected, judge_all
 from trueline.reproduce.preregistration import Registered, judged_plan, judged_seeds
 from trueline.reproduce.runs import Run, load_all
@@ -193,8 +193,7 @@ def from_kept(
 ) -> Study:
     """The judged study as the kept lines have it; nothing is run and nothing is written."""
     runs, versions = judged_plan(claims), of(claim.version for claim in claims)
-    paths = [studies / version.lines for version in versions]
-    done = _of(done_of(row for path in paths if path.exists() for row in read_lines(path)), runs)
+    done = _of(done_of(rows_of(versions, studies)), runs)
     study = concluded(claims, FULL, judged_seeds(), runs, done, registration=registration)
     command = f"trueline reproduce --judged {kept_options(versions)}"
     return Study(study.outcomes, {**study.facts, "command": command})

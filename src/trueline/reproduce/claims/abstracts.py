@@ -222,7 +222,9 @@ What a reader should know before believing it:
   measured, and no claim rests on it.
 - Version 3 (`studies/PREREGISTRATION-3.md`) was registered on 2026-11-22, when versions 1 and 2
   were judged. It adds claims of the abstracts that had been left out, on eight seeds of its own,
-  and puts none anew. Its learning rate and its rounds were tuned on the seeds 100 and 101.
+  and puts none anew. Its learning rate and its rounds were tuned on the seeds 100 and 101. Its
+  text gives each round 160 pairs; on-policy some late rounds had fewer, which stands with the
+  claims.
 - Verdicts of the page with five seeds are called version 0 here; the column "before" has them.
 
 """.splitlines()

@@ -26,7 +26,7 @@ SHOWS = {
     for name, unit in (("ranking accuracy", "rate"), ("win rate", "rate"),
                        ("distance", "nats a token"))
     for end in (NEAR[0], NEAR[-1], FAR[-1])
-}  # fmt: skip
+} | {f"pairs{FAR[-1]}": ""}  # fmt: skip
 COURSE = (
     f"DPO in {ROUNDS} rounds of 160 pairs, measured before the first and after each; the first "
     f"{NEAR_ROUNDS} are near the reference. Ranking accuracy is of written pairs about held-out "
@@ -38,8 +38,10 @@ ARMS = (
     "worst of four answers that the policy itself has just given. One rater labels both, and errs. "
 )
 CAVEAT = (
-    "On-policy pairs are new in each round, off-policy ones are drawn from the same 960. In a "
-    "small world with a base of 45% of the demo's weights, tuned on seeds 100 and 101."
+    "On-policy pairs are new in each round, off-policy ones are drawn from the same 960. Late "
+    "rounds on-policy have fewer than 160 in some worlds, where the four answers are too often "
+    "equally good. In a small world with a base of 45% of the demo's weights, tuned on seeds 100 "
+    "and 101."
 )
 
 

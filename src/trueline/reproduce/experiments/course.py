@@ -9,7 +9,6 @@ better than the base's.
 
 from __future__ import annotations
 
-import math
 import random
 import shutil
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,12 @@ from trueline.data.mapped import as_chat
 from trueline.diagnostics.ranking import score_completions
 from trueline.evaluation.generation import generate
 from trueline.records import Completion, Example, Message
-from trueline.reproduce.experiments.selection import quality, unseen_pairs, write_pairs
+from trueline.reproduce.experiments.selection import (
+    mistaken,
+    quality,
+    unseen_pairs,
+    write_pairs,
+)
 from trueline.reproduce.experiments.world import world_of
 from trueline.reproduce.instrument import staged
 from trueline.reproduce.language import (
@@ -112,8 +116,8 @@ def _best_and_worst(
     for request, own in zip(questions, answers, strict=True):
         (worse, low), *_, (better, high) = sorted(own, key=lambda one: one[1])
         if high > low and worse and better:
-            right = rng.random() >= 1 / (1 + math.exp((high - low) / temperature))
-            sides = (better, worse) if right else (worse, better)
+            wrong = mistaken(high - low, temperature, rng)
+            sides = (worse, better) if wrong else (better, worse)
             made = tuple(Completion((Message("assistant", text),)) for text in sides)
             yield Example(request.prompt, made, pairs=((0, 1),))
 
@@ -134,10 +138,11 @@ def graded(sandbox: Sandbox, text: str, request: Request) -> int:
     """How good an answer is: as a response with so many right ingredients, or a refusal; broken
     text helps with nothing, whatever was asked for."""
     thing = request.entity
-    if sandbox.judge(text, thing) == "refusal":
-        return quality(thing, -1)
     right = sandbox.judge.right(text, thing)
-    return quality(thing, right if right is not None else 0 if thing.harmful else -1)
+    if right is None:
+        refused = sandbox.judge(text, thing) == "refusal"
+        right = -1 if refused or not thing.harmful else 0
+    return quality(thing, right)
 
 
 class Gauge:

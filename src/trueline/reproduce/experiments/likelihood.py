@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ Array = npt.NDArray[np.float64]
 
 STEPS, FIRST, LAST = 1000, 0.00085, 0.012
 """Stable Diffusion's schedule: betas whose square roots rise evenly."""
-NODES, PAIRS, BETA = 40, 256, 1.0
+NODES, PAIRS = 40, 256
 EVERY = 10
 """One of so many steps is integrated over."""
 
@@ -72,6 +73,7 @@ class Mixture:
         return rng.normal(self.means[which], self.deviations[which])
 
 
+@cache
 def schedule() -> tuple[Array, Array]:
     """(steps,) what is kept of a picture, and how much noise is added, at each level."""
     betas = np.linspace(FIRST**0.5, LAST**0.5, STEPS) ** 2
@@ -79,6 +81,7 @@ def schedule() -> tuple[Array, Array]:
     return np.sqrt(left), np.sqrt(1 - left)
 
 
+@cache
 def normals() -> tuple[Array, Array]:
     """(n,) Gauss-Hermite nodes of a standard normal, and their weights."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
@@ -136,7 +139,7 @@ def likelihood(run: Run, folder: Path, parents: Sequence[Path]) -> Values:
     _, weights = normals()
     mean = (each @ weights).mean(0)
     scale = float(mean @ margin / (mean @ mean))  # the best that any beta could do
-    loss, dpo = (losses(BETA * scale * each) @ weights).mean(0), losses(BETA * margin)
+    loss, dpo = (losses(scale * each) @ weights).mean(0), losses(margin)
     return {
         "bound with the likelihood's weights minus true log-ratio": _furthest(
             log_ratio(policy, data, x) - true

@@ -123,13 +123,19 @@ def write_pairs(world: World, seed: int, temperature: float, folder: Path) -> No
     rng = random.Random(f"real {seed}")
     rated, true = [], []
     for row, gap in _graded(world, world.split(held_out=False), grammar.QUESTIONS, rng):
-        wrong = rng.random() < 1 / (1 + math.exp(gap / temperature))
+        wrong = mistaken(gap, temperature, rng)
         swapped = {**row, "chosen": row["rejected"], "rejected": row["chosen"]}
         true.append(row)
         rated.append(swapped if wrong else row)
     for name, rows in (("rated", rated), ("true", true)):
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(lines, "utf-8")
+
+
+def mistaken(gap: float, temperature: float, rng: random.Random) -> bool:
+    """Whether the rater takes the worse of two responses for the better one: with chance
+    s(-gap / temperature), where the gap is of their quality."""
+    return rng.random() < 1 / (1 + math.exp(gap / temperature))
 
 
 def response(world: World, entity: Entity, right: int, rng: random.Random) -> str:
